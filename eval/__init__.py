@@ -1,0 +1,1 @@
+"""How good is it: datasets, grading, profiling, replay, baselines, metrics and performance benches."""

@@ -1,0 +1,1 @@
+"""From decisions to completions: the pure planner, the runner, the budget ledger and `ask`."""

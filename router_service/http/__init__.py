@@ -1,0 +1,1 @@
+"""The REST door: OpenAI-compatible endpoints over the engine."""

@@ -1,0 +1,1 @@
+"""One file per recruiting strategy; the file's name is the recruiter's name."""

@@ -1,0 +1,1 @@
+"""What a query needs: annotators, the skill index, embedders and skill families."""

@@ -1,0 +1,1 @@
+"""One file per embedder; the file's name is the embedder's name."""
