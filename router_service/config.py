@@ -1,0 +1,186 @@
+"""Configuration: one frozen model per concern, read from YAML with environment references, strict about its keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from router_service.errors import ConfigError, nearest_name
+
+__all__ = [
+    "DispatchConfig",
+    "EngineConfig",
+    "PartConfig",
+    "StrictModel",
+    "expand_environment",
+    "load_config",
+    "parse_model",
+    "read_yaml",
+]
+
+M = TypeVar("M", bound=BaseModel)
+
+_REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?P<value>[^}]*))?\}")
+_LITELLM_PREFIX = "os.environ/"
+_SECRET_KEY = re.compile(r"key|secret|token$|password", re.IGNORECASE)
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PartConfig(StrictModel):
+    """A registered part by name, with its options. In YAML a bare name is enough: `recruiter: symbolic`."""
+
+    name: str
+    """Registered name of the part."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the part's constructor; an unknown one is an error that names the nearest."""
+
+    @classmethod
+    def named(cls, value: object) -> object:
+        """A bare text as the part's name, anything else unchanged."""
+        return {"name": value} if isinstance(value, str) else value
+
+
+class DispatchConfig(StrictModel):
+    """How experts are worked."""
+
+    quorum: int | None = Field(default=None, ge=1)
+    """Completions after which stragglers may be left behind; unset waits for the whole panel."""
+    straggler_grace_s: float = Field(default=0.0, ge=0)
+    """Seconds given to the rest of the panel once the quorum is reached."""
+    backoff_initial_s: float = Field(default=0.25, ge=0)
+    """First pause before a retry; doubles each time, with jitter."""
+    backoff_max_s: float = Field(default=8.0, ge=0)
+    """Longest pause between two tries, unless the expert itself asks for more."""
+
+
+class EngineConfig(StrictModel):
+    """What an engine is made of. `enlist serve --config FILE` and the SDK's `build_engine` read this."""
+
+    pool: str = "local"
+    """Built-in pool name, or path of a pool file."""
+    artefact: Path | None = None
+    """Folder written by `enlist profile`; unset uses the one shipped with a built-in pool, where there is one."""
+    annotator: PartConfig = PartConfig(name="embedding")
+    """Who says which skills a query needs."""
+    recruiter: PartConfig = PartConfig(name="symbolic")
+    """Who chooses the experts when the caller does not."""
+    aggregator: PartConfig = PartConfig(name="weighted")
+    """What makes one answer of the completions when the caller does not say."""
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options per backend name, for instance `transformers: {threads: 1}`."""
+    k: int = Field(default=3, ge=1)
+    """Completions per query."""
+    seed: int = 0
+    """Seed of everything random; one seed, one result."""
+    dispatch: DispatchConfig = DispatchConfig()
+    """How experts are worked: quorum, grace and retries."""
+
+
+def expand_environment(data: Any, environment: Mapping[str, str] | None = None) -> Any:
+    """`data` with `${VAR}`, `${VAR:-default}` and `os.environ/VAR` replaced in every text.
+
+    A variable that is not set and has no default is a `ConfigError` that names it.
+    """
+    known = os.environ if environment is None else environment
+    if isinstance(data, dict):
+        return {key: expand_environment(value, known) for key, value in data.items()}
+    if isinstance(data, list):
+        return [expand_environment(value, known) for value in data]
+    if not isinstance(data, str):
+        return data
+    if data.startswith(_LITELLM_PREFIX):
+        return _variable(data.removeprefix(_LITELLM_PREFIX), known)
+    return _REFERENCE.sub(lambda m: _variable(m["name"], known, m["value"] if m["default"] else None), data)
+
+
+def _variable(name: str, known: Mapping[str, str], default: str | None = None) -> str:
+    value = known.get(name) or default
+    if value is None:
+        raise ConfigError(
+            f"environment variable {name!r} is not set; set it, or write ${{{name}:-default}} to give a default"
+        )
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """The YAML file's content; a missing or malformed file is a `ConfigError` naming it (and the line)."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as missing:
+        raise ConfigError(f"no such file: {path}") from missing
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise ConfigError(f"cannot read {path}: {unreadable}") from unreadable
+    except yaml.YAMLError as malformed:
+        raise ConfigError(f"{path} is not valid YAML: {malformed}") from malformed
+
+
+def parse_model(model: type[M], data: Any, source: str) -> M:
+    """`data` as `model`; every problem is listed in one `ConfigError` with its key path and the nearest valid key."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as invalid:
+        problems = [_problem(model, error) for error in invalid.errors(include_url=False)]
+        raise ConfigError(f"{source} is not usable:\n  " + "\n  ".join(problems)) from None
+
+
+def load_config(path: Path | None) -> EngineConfig:
+    """The engine configuration in `path`; all defaults where `path` is None. A relative artefact path is the file's."""
+    if path is None:
+        return EngineConfig()
+    data = expand_environment(read_yaml(path) or {})
+    if isinstance(data, dict):
+        for key in ("annotator", "recruiter", "aggregator"):
+            if key in data:
+                data[key] = PartConfig.named(data[key])
+        for key in ("artefact", "pool"):
+            value = data.get(key)
+            if isinstance(value, str) and (path.parent / value).exists():
+                data[key] = str(path.parent / value)
+    return parse_model(EngineConfig, data, str(path))
+
+
+def _problem(model: type[BaseModel], error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    if error["type"] != "extra_forbidden":
+        is_hidden = isinstance(error.get("input"), dict | list) or _SECRET_KEY.search(where) is not None
+        shown = "" if is_hidden else f" (got {error.get('input')!r})"
+        return f"{where}: {error['msg']}{shown}"
+    allowed = _keys_at(model, error["loc"][:-1])
+    near = nearest_name(str(error["loc"][-1]), allowed)
+    guess = f" Did you mean {near!r}?" if near else ""
+    return f"{where}: unknown key.{guess} Allowed: {', '.join(sorted(allowed))}."
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys allowed at a place in nested models; list positions and dictionary keys are walked through."""
+    current: type[BaseModel] = model
+    for part in location:
+        info = current.model_fields.get(str(part))
+        if info is None:
+            by_alias = (f for f in current.model_fields.values() if f.alias == part)
+            info = next(by_alias, None)
+        inner = _model_in(info.annotation) if info is not None else None
+        current = inner or current
+    return tuple(info.alias or name for name, info in current.model_fields.items())
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
