@@ -1,0 +1,280 @@
+"""What is decided and what comes back: decisions, completions, answers, events (import from `router_service.types`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from router_service._types_asked import Query, ToolCall, Usage
+
+__all__ = [
+    "Answer",
+    "Answered",
+    "Ask",
+    "Assignment",
+    "Completion",
+    "CompletionError",
+    "CompletionFinished",
+    "DecisionMade",
+    "Elimination",
+    "Event",
+    "ExpertBatch",
+    "Failed",
+    "Outcome",
+    "Panel",
+    "Recruit",
+    "RouteDecision",
+    "RouteFailure",
+    "RouteResponse",
+    "SkillAnnotation",
+    "TokenDelta",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillAnnotation:
+    """The skills a query needs with their weights; novelty in [0, 1], 1 = like nothing seen when fitting.
+
+    `embedding` is a unit-length vector of the query text where the annotator made one.
+    `nearest` names the fitted questions it was read from, nearest first, with their cosine similarity.
+    """
+
+    query_id: str
+    skills: Mapping[str, float] = field(default_factory=dict)
+    category: str | None = None
+    novelty: float | None = None
+    annotator: str = "none"
+    embedding: Sequence[float] | None = field(default=None, repr=False, compare=False)
+    nearest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recruit:
+    """One recruited expert; drawn twice means `samples` = 2. `p_correct` is None where no profile says."""
+
+    expert_id: str
+    score: float = 0.0
+    p_correct: float | None = None
+    samples: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elimination:
+    """An expert that was not recruitable for a query, and why."""
+
+    expert_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteDecision:
+    """Who is asked, how often, and how their completions become one answer.
+
+    `scores` holds the recruiter's score of every eligible expert, recruited or not.
+    `estimate` is the usage to expect at most; its `cost_usd` is None where a price is unknown.
+    """
+
+    query_id: str
+    recruits: tuple[Recruit, ...]
+    recruiter: str
+    aggregator: str | None = None
+    eliminated: tuple[Elimination, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    is_fallback: bool = False
+    fallback_reason: str | None = None
+    estimate: Usage | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One request to one expert: the query, and how many samples of it (numbered from `first_sample`)."""
+
+    query: Query
+    samples: int = 1
+    first_sample: int = 0
+    seed: int = 0
+    streams: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertBatch:
+    """All that one expert is asked in one wave, so that its model is loaded once."""
+
+    expert_id: str
+    assignments: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionError:
+    """Why a completion failed: the code of the error tree, the message, and whether another try may help."""
+
+    code: str
+    message: str
+    is_retryable: bool = False
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What one expert said once. `logprob` is the mean log-probability per token (nats) where known."""
+
+    query_id: str
+    expert_id: str
+    sample: int = 0
+    text: str = ""
+    extracted: str | None = None
+    finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = Usage(completions=1, cost_usd=None)
+    latency_s: float = 0.0
+    logprob: float | None = None
+    error: CompletionError | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """True where the expert said something usable."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """All an aggregator sees: the query, how it was routed, and every completion, in order of recruiting."""
+
+    query: Query
+    annotation: SkillAnnotation
+    decision: RouteDecision
+    completions: tuple[Completion, ...]
+
+    @property
+    def members(self) -> tuple[Completion, ...]:
+        """The completions that succeeded; failed ones never count."""
+        return tuple(c for c in self.completions if c.succeeded)
+
+    def p_correct(self, expert_id: str) -> float | None:
+        """The recruiter's P(correct) of an expert for this query; None where it has none."""
+        for recruit in self.decision.recruits:
+            if recruit.expert_id == expert_id:
+                return recruit.p_correct
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer made of many completions.
+
+    `supporters` are the experts whose completions it rests on; `agreement` is the share of members that hold it;
+    `usage` is what the aggregator itself spent (nothing for a vote); `confidence` is in [0, 1] or unknown.
+    """
+
+    text: str
+    extracted: str | None = None
+    aggregator: str = ""
+    supporters: tuple[str, ...] = ()
+    agreement: float = 0.0
+    confidence: float | None = None
+    usage: Usage = Usage()
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteResponse:
+    """The envelope of an answered query; `usage` covers annotator, experts and aggregator."""
+
+    query_id: str
+    annotation: SkillAnnotation
+    decision: RouteDecision
+    completions: tuple[Completion, ...]
+    answer: Answer
+    usage: Usage
+    overhead_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFailure:
+    """A query that got no answer: why, and what was finished before."""
+
+    query_id: str
+    code: str
+    message: str
+    annotation: SkillAnnotation | None = None
+    decision: RouteDecision | None = None
+    completions: tuple[Completion, ...] = ()
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One graded completion of one expert on one question: the unit of profiling and replay."""
+
+    dataset: str
+    split: str
+    question_id: str
+    expert_id: str
+    sample: int = 0
+    extracted: str | None = None
+    correct: float = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionMade:
+    """A query was routed."""
+
+    query_id: str
+    annotation: SkillAnnotation
+    decision: RouteDecision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionFinished:
+    """An expert finished one sample, well or not."""
+
+    query_id: str
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDelta:
+    """A piece of the text that becomes the answer; all pieces of a query together are the answer's text."""
+
+    query_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A query is answered."""
+
+    query_id: str
+    response: RouteResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A query failed; the others go on."""
+
+    query_id: str
+    failure: RouteFailure
+
+
+Event = DecisionMade | CompletionFinished | TokenDelta | Answered | Failed
+
+
+@runtime_checkable
+class Ask(Protocol):
+    """The right to call an expert, passed in: budgeted, and coalesced with other calls to the same expert."""
+
+    async def __call__(self, expert_id: str, query: Query, *, is_visible: bool = False) -> Completion:
+        """One completion of `query` by `expert_id`.
+
+        A failed call is a `Completion` with `error` set. With `is_visible` the text becomes the answer, so its tokens
+        are streamed to the caller as they come. Raises `BudgetExceeded` where the query's budget does not cover it,
+        and `UnknownNameError` for an expert that is not registered.
+        """
+        ...

@@ -1,0 +1,166 @@
+"""Assembly: from a configuration to a running engine; the only place that knows how the parts fit together."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from aggregators.base import AGGREGATORS, Aggregator
+from experts_registry.artefact import Artefact
+from experts_registry.pool import Pool, load_pool
+from router_service.backends.base import BACKENDS, Backend
+from router_service.config import EngineConfig, PartConfig
+from router_service.dispatch.runner import Runner
+from router_service.dispatch.settings import DispatchSettings
+from router_service.engine import Engine, EngineDefaults
+from router_service.errors import ConfigError, RouterError
+from router_service.plugins import Registry
+from router_service.recruit.base import RECRUITERS, FitData, Recruiter
+from router_service.types import SkillAnnotation
+from skills.base import ANNOTATORS, Annotator
+
+__all__ = ["LazyParts", "build_engine", "find_artefact", "make_backends", "usable_pool"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+AGGREGATOR_SELECTION_FILE = "aggregator.json"
+"""What `enlist aggregator select` writes into the artefact's folder."""
+
+
+class LazyParts(Generic[T]):
+    """The registered parts of one kind, each made once, when first asked for."""
+
+    def __init__(self, registry: Registry[T], options: Mapping[str, Mapping[str, Any]], fit: Any = None) -> None:
+        self._registry = registry
+        self._options = options
+        self._fit = fit
+        self._made: dict[str, T] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every registered name."""
+        return self._registry.names()
+
+    def get(self, name: str) -> T:
+        """The part of that name; raises `UnknownNameError`, or what making or fitting it raises."""
+        if name not in self._made:
+            part = self._registry.create(name, self._options.get(name))
+            self._made[name] = self._fit(part) if self._fit is not None else part
+        return self._made[name]
+
+
+def build_engine(
+    config: EngineConfig,
+    *,
+    pool: Pool | None = None,
+    artefact: Artefact | None = None,
+    backends: Mapping[str, Backend] | None = None,
+) -> Engine:
+    """An engine as configured; what is passed in replaces what the configuration names.
+
+    Raises `ConfigError` where no expert of the pool is usable, naming each one's problem.
+    """
+    pool = pool or load_pool(config.pool)
+    backends = make_backends(pool, config.backends) if backends is None else backends
+    pool = usable_pool(pool, backends)
+    artefact = artefact or find_artefact(config)
+    runner = Runner(
+        experts={expert.id: expert for expert in pool.experts},
+        backends=backends,
+        settings=DispatchSettings(**config.dispatch.model_dump()),
+    )
+    data = _fit_data(pool, artefact)
+    return Engine(
+        pool=pool,
+        annotator=_annotator(config.annotator, artefact),
+        recruiters=LazyParts(RECRUITERS, _recruiter_options(config), lambda recruiter: recruiter.fit(data)),
+        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config)),
+        runner=runner,
+        defaults=EngineDefaults(recruiter=config.recruiter.name, aggregator=config.aggregator.name, seed=config.seed),
+    )
+
+
+def find_artefact(config: EngineConfig) -> Artefact | None:
+    """The artefact the configuration names, else the one shipped with a built-in pool, else None."""
+    folder = artefact_folder(config)
+    return Artefact.load(folder) if folder is not None else None
+
+
+def artefact_folder(config: EngineConfig) -> Path | None:
+    """Where the artefact lies: the configured folder, or the built-in pool's own where it has one."""
+    if config.artefact is not None:
+        return config.artefact
+    shipped = Path(inspect.getfile(load_pool)).parent / config.pool / "artefact"
+    return shipped if shipped.is_dir() else None
+
+
+def make_backends(pool: Pool, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Backend]:
+    """One backend per name that an enabled expert of the pool uses; options for an unknown backend are an error."""
+    for name in options:
+        BACKENDS.factory(name)
+    names = dict.fromkeys(expert.backend for expert in pool.experts if expert.is_enabled)
+    return {name: BACKENDS.create(name, options.get(name)) for name in names}
+
+
+def usable_pool(pool: Pool, backends: Mapping[str, Backend]) -> Pool:
+    """The pool with every expert disabled that its backend cannot serve; all unusable is a `ConfigError`."""
+    problems: dict[str, str] = {}
+    for expert in pool.experts:
+        if expert.is_enabled:
+            try:
+                backends[expert.backend].check(expert)
+            except RouterError as problem:
+                problems[expert.id] = problem.message
+                _log.warning("expert %s is left out: %s", expert.id, problem.message)
+    experts = tuple(replace(expert, is_enabled=False) if expert.id in problems else expert for expert in pool.experts)
+    if not any(expert.is_enabled for expert in experts):
+        listed = "".join(f"\n  {expert_id}: {text}" for expert_id, text in problems.items())
+        raise ConfigError(f"pool {pool.name!r} has no usable expert; enable or mend at least one{listed}")
+    return replace(pool, experts=experts)
+
+
+def _annotator(part: PartConfig, artefact: Artefact | None) -> Annotator:
+    annotator = ANNOTATORS.create(part.name, part.options)
+    return annotator if artefact is None else annotator.fit(artefact.questions)
+
+
+def _fit_data(pool: Pool, artefact: Artefact | None) -> FitData:
+    if artefact is None:
+        return FitData(experts=pool.experts)
+    annotations = {
+        question.id: SkillAnnotation(
+            query_id=question.id,
+            skills=dict.fromkeys(question.skills, 1.0),
+            category=question.category,
+            annotator="recorded",
+        )
+        for question in artefact.questions
+    }
+    return FitData(
+        experts=pool.experts, profiles=artefact.profiles, outcomes=tuple(artefact.outcomes), annotations=annotations
+    )
+
+
+def _recruiter_options(config: EngineConfig) -> dict[str, dict[str, Any]]:
+    """Every recruiter that takes a `k` gets the configured one; the configured recruiter its own options too."""
+    options: dict[str, dict[str, Any]] = {}
+    for name in RECRUITERS.names():
+        takes_k = "k" in inspect.signature(RECRUITERS.factory(name)).parameters
+        options[name] = {"k": config.k} if takes_k else {}
+    options.setdefault(config.recruiter.name, {}).update(config.recruiter.options)
+    return options
+
+
+def _aggregator_options(config: EngineConfig) -> dict[str, dict[str, Any]]:
+    """The configured aggregator's options; `selected` finds the artefact's selection by itself."""
+    options: dict[str, dict[str, Any]] = {config.aggregator.name: dict(config.aggregator.options)}
+    folder = artefact_folder(config)
+    if folder is not None and (folder / AGGREGATOR_SELECTION_FILE).exists():
+        options.setdefault("selected", {}).setdefault("path", str(folder / AGGREGATOR_SELECTION_FILE))
+    return options

@@ -1,0 +1,346 @@
+"""The engine: annotate -> recruit -> dispatch -> aggregate, one path for one query or thousands, as typed events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+from aggregators.base import Aggregator
+from experts_registry.pool import Pool
+from router_service.dispatch.ask import BudgetedAsk
+from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.planner import plan_batches
+from router_service.dispatch.runner import PanelReady, Runner
+from router_service.errors import AggregationError, InvalidQuery, RouterError
+from router_service.flight import Flight
+from router_service.recruit.base import Recruiter, SequentialRecruiter
+from router_service.recruit.eligibility import explain_empty
+from router_service.types import (
+    Answered,
+    Budget,
+    Completion,
+    CompletionFinished,
+    DecisionMade,
+    Event,
+    ExpertBatch,
+    Failed,
+    Query,
+    RouteDecision,
+    RouteFailure,
+    RouteResponse,
+    SkillAnnotation,
+    TokenDelta,
+    stable_seed,
+)
+from skills.base import Annotator
+
+__all__ = ["Engine", "EngineDefaults", "Parts"]
+
+_log = logging.getLogger(__name__)
+
+T_co = TypeVar("T_co", covariant=True)
+Emit = Callable[[Event], None]
+
+_NAMED = "named"
+_FIRST = "first"
+
+
+class Parts(Protocol, Generic[T_co]):
+    """Named parts of one kind, made when first asked for."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may be asked for."""
+        ...
+
+    def get(self, name: str) -> T_co:
+        """The part; raises `UnknownNameError`, or `ConfigError`/`NotFittedError` where it cannot be made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDefaults:
+    """What holds where a query does not say: who recruits, what aggregates, the seed of everything random."""
+
+    recruiter: str
+    aggregator: str
+    seed: int = 0
+
+
+class Engine:
+    """Answers queries. Replaceable in every part; `router_service.assembly.build_engine` makes one from a config."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        annotator: Annotator,
+        recruiters: Parts[Recruiter],
+        aggregators: Parts[Aggregator],
+        runner: Runner,
+        defaults: EngineDefaults,
+    ) -> None:
+        self.pool = pool
+        self.runner = runner
+        self.defaults = defaults
+        self._annotator = annotator
+        self._recruiters = recruiters
+        self._aggregators = aggregators
+
+    @property
+    def recruiter_names(self) -> tuple[str, ...]:
+        """What `controls.recruiter` may name."""
+        return tuple(name for name in self._recruiters.names if name != _NAMED)
+
+    @property
+    def aggregator_names(self) -> tuple[str, ...]:
+        """What `controls.aggregator` may name."""
+        return self._aggregators.names
+
+    async def stream(self, queries: Sequence[Query]) -> AsyncGenerator[Event, None]:
+        """Events as they happen; exactly one `Answered` or `Failed` per query.
+
+        Close the iterator (`contextlib.aclosing`) to cancel every open call. Raises `InvalidQuery` at once where two
+        queries share an id; everything that goes wrong with one query is its own `Failed`.
+        """
+        _require_distinct_ids(queries)
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        worker = asyncio.create_task(self._work(queries, events.put_nowait))
+        worker.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            await worker
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+
+    async def run(self, queries: Sequence[Query]) -> list[RouteResponse | RouteFailure]:
+        """One response or failure per query, in order: `stream`, folded."""
+        ends: dict[str, RouteResponse | RouteFailure] = {}
+        async with aclosing(self.stream(queries)) as events:
+            async for event in events:
+                if isinstance(event, Answered):
+                    ends[event.query_id] = event.response
+                elif isinstance(event, Failed):
+                    ends[event.query_id] = event.failure
+        return [ends[query.id] for query in queries]
+
+    async def route(self, queries: Sequence[Query]) -> list[DecisionMade | Failed]:
+        """Annotate and recruit only, in order; no expert is asked (an LLM annotator is)."""
+        _require_distinct_ids(queries)
+        ends: dict[str, DecisionMade | Failed] = {}
+
+        def emit(event: Event) -> None:
+            if isinstance(event, DecisionMade | Failed):
+                ends[event.query_id] = event
+
+        await self._decide(queries, emit)
+        return [ends[query.id] for query in queries]
+
+    async def aclose(self) -> None:
+        """Give back what the backends hold."""
+        await self.runner.aclose()
+
+    async def _work(self, queries: Sequence[Query], emit: Emit) -> None:
+        flights = await self._decide(queries, emit)
+        while flights:
+            flights = await self._dispatch(flights, emit)
+
+    async def _decide(self, queries: Sequence[Query], emit: Emit) -> list[Flight]:
+        flights = self._admit(queries, emit)
+        flights = await self._annotate(flights, emit)
+        return self._recruit(flights, emit)
+
+    # --- annotate -> recruit ---------------------------------------------------------------------------------------
+
+    def _admit(self, queries: Sequence[Query], emit: Emit) -> list[Flight]:
+        admitted = []
+        for query in queries:
+            try:
+                admitted.append(self._flight(query))
+            except RouterError as error:
+                emit(_refused(query, error))
+        return admitted
+
+    def _flight(self, query: Query) -> Flight:
+        controls = query.controls
+        _check_query(query)
+        recruiter_name = _NAMED if controls.expert else controls.recruiter or self.defaults.recruiter
+        aggregator_name = controls.aggregator or (_FIRST if controls.expert else self.defaults.aggregator)
+        for expert_id in (controls.expert, *controls.experts_allowed, *controls.experts_denied):
+            if expert_id is not None:
+                self.pool.expert(expert_id)
+        self._aggregators.get(aggregator_name)
+        seed = stable_seed(self.defaults.seed, query.messages) if query.seed is None else query.seed
+        return Flight(
+            query=replace(query, seed=seed),
+            recruiter=self._recruiters.get(recruiter_name),
+            recruiter_name=recruiter_name,
+            aggregator_name=aggregator_name,
+            ledger=Ledger(query.budget),
+            annotation=SkillAnnotation(query_id=query.id),
+            decision=RouteDecision(query_id=query.id, recruits=(), recruiter=recruiter_name, seed=seed),
+        )
+
+    async def _annotate(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        todo = [flight for flight in flights if flight.recruiter.needs_annotation]
+        if not todo:
+            return flights
+        ask = BudgetedAsk(self.runner, _ledgers(todo))
+        try:
+            annotations = await self._annotator.annotate([flight.query for flight in todo], ask=ask)
+        except RouterError as error:
+            if len(todo) > 1:  # find whose fault it is, and let the others go on
+                alone = [await self._annotate([flight], emit) for flight in todo]
+                lost = {flight.query.id for flight in todo} - {f.query.id for kept in alone for f in kept}
+                return [flight for flight in flights if flight.query.id not in lost]
+            emit(todo[0].failed(error))
+            return [flight for flight in flights if flight is not todo[0]]
+        for flight, annotation in zip(todo, annotations, strict=True):
+            flight.annotation = annotation
+            flight.overhead_usage = ask.usage(flight.query.id)
+            flight.waited_s += ask.waited_s(flight.query.id)
+        return flights
+
+    def _recruit(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        recruited = []
+        for group in _by_recruiter(flights):
+            decisions = group[0].recruiter.recruit([flight.request for flight in group])
+            for flight, decision in zip(group, decisions, strict=True):
+                flight.decision = replace(decision, recruiter=flight.recruiter_name, aggregator=flight.aggregator_name)
+                if decision.recruits:
+                    recruited.append(flight)
+                else:
+                    emit(flight.failed(explain_empty(flight.decision, flight.query)))
+        for flight in recruited:
+            emit(DecisionMade(query_id=flight.query.id, annotation=flight.annotation, decision=flight.decision))
+            flight.start_wave(flight.decision.recruits)
+        return recruited
+
+    # --- dispatch -> aggregate -------------------------------------------------------------------------------------
+
+    async def _dispatch(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        """Ask one wave of experts; panels that are complete are aggregated at once, the others come back."""
+        by_id = {flight.query.id: flight for flight in flights}
+        unfinished: list[Flight] = []
+        async with asyncio.TaskGroup() as group:
+            async with aclosing(self.runner.run(self._plan(flights), _ledgers(flights))) as finished:
+                async for item in finished:
+                    if isinstance(item, Completion):
+                        emit(CompletionFinished(query_id=item.query_id, completion=item))
+                    elif isinstance(item, TokenDelta):
+                        emit(item)
+                    else:
+                        flight = _land(by_id, item)
+                        if isinstance(flight.recruiter, SequentialRecruiter):
+                            unfinished.append(flight)
+                        else:
+                            group.create_task(self._aggregate(flight, emit))
+            widened = self._extend(unfinished)
+            for flight in unfinished:
+                if flight not in widened:
+                    group.create_task(self._aggregate(flight, emit))
+        return widened
+
+    def _plan(self, flights: list[Flight]) -> list[ExpertBatch]:
+        decisions = [(flight.query, replace(flight.decision, recruits=flight.wave)) for flight in flights]
+        asked = {
+            (flight.query.id, recruit.expert_id): flight.samples_of(recruit.expert_id)
+            for flight in flights
+            for recruit in flight.wave
+            if flight.completions
+        }
+        streaming = {flight.query.id for flight in flights if self._streams(flight)}
+        return plan_batches(decisions, streaming_ids=streaming, first_samples=asked)
+
+    def _streams(self, flight: Flight) -> bool:
+        """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
+        alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
+        is_final = not isinstance(flight.recruiter, SequentialRecruiter)
+        keeps = self._aggregators.get(flight.aggregator_name).keeps_text
+        return flight.query.controls.streams and alone and is_final and keeps
+
+    def _extend(self, flights: list[Flight]) -> list[Flight]:
+        widened = []
+        for group in _by_recruiter(flights):
+            recruiter = group[0].recruiter
+            assert isinstance(recruiter, SequentialRecruiter)
+            for flight, more in zip(group, recruiter.extend([f.request for f in group]), strict=True):
+                if more:
+                    flight.widen(more)
+                    widened.append(flight)
+        return widened
+
+    async def _aggregate(self, flight: Flight, emit: Emit) -> None:
+        if not flight.panel.members:
+            emit(flight.all_failed())
+            return
+
+        def show(query_id: str, text: str) -> None:
+            if flight.query.controls.streams:
+                emit(TokenDelta(query_id=query_id, text=text))
+
+        ask = BudgetedAsk(self.runner, _ledgers([flight]), on_delta=show)
+        try:
+            answer = await self._aggregators.get(flight.aggregator_name).aggregate(flight.panel, ask=ask)
+        except RouterError as error:
+            emit(flight.failed(error))
+        except Exception as defect:  # a foreign aggregator's bug is this query's failure, not the batch's
+            _log.exception("aggregator %s failed on query %s", flight.aggregator_name, flight.query.id)
+            emit(flight.failed(AggregationError(f"aggregator {flight.aggregator_name!r} broke: {defect!r}")))
+        else:
+            emit(flight.answered(answer, ask.waited_s(flight.query.id)))
+
+
+def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
+    flight = by_id[ready.query_id]
+    flight.end_wave(ready.completions)
+    return flight
+
+
+def _ledgers(flights: Iterable[Flight]) -> dict[str, Ledger]:
+    return {flight.query.id: flight.ledger for flight in flights}
+
+
+def _by_recruiter(flights: Sequence[Flight]) -> list[list[Flight]]:
+    groups: dict[str, list[Flight]] = {}
+    for flight in flights:
+        groups.setdefault(flight.recruiter_name, []).append(flight)
+    return list(groups.values())
+
+
+def _refused(query: Query, error: RouterError) -> Event:
+    failure = RouteFailure(query_id=query.id, code=error.code, message=error.message)
+    return Failed(query_id=query.id, failure=failure)
+
+
+def _require_distinct_ids(queries: Sequence[Query]) -> None:
+    seen: set[str] = set()
+    for query in queries:
+        if query.id in seen:
+            raise InvalidQuery(f"two queries share the id {query.id!r}; give each query of a call an id of its own")
+        seen.add(query.id)
+
+
+def _check_query(query: Query) -> None:
+    """Refuse what no expert could answer; what only some can is left to eligibility."""
+    if not query.messages:
+        raise InvalidQuery("the query has no messages; send at least one user message")
+    has_content = query.text.strip() or query.modalities - {"text"}
+    if not has_content and query.messages[-1].role != "tool":
+        raise InvalidQuery("the question is empty; send a user message with some text")
+    if query.controls.k is not None and query.controls.k < 1:
+        raise InvalidQuery(f"k is {query.controls.k}; ask for at least 1 completion")
+    _check_budget(query.budget)
+
+
+def _check_budget(budget: Budget) -> None:
+    for name in ("max_completions", "max_cost_usd", "max_output_tokens", "deadline_s"):
+        value = getattr(budget, name)
+        if value is not None and not value >= 0:
+            raise InvalidQuery(f"budget {name} is {value}; it must be 0 or more, or left out for no limit")

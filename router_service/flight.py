@@ -1,0 +1,128 @@
+"""One query under way: what is known of it so far, and how it ends as a response or as a failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from router_service.dispatch.ledger import Ledger
+from router_service.errors import AggregationError, RouterError
+from router_service.recruit.base import Recruiter, RecruitRequest
+from router_service.types import (
+    Answer,
+    Answered,
+    Completion,
+    Event,
+    Failed,
+    Panel,
+    Query,
+    Recruit,
+    RouteDecision,
+    RouteFailure,
+    RouteResponse,
+    SkillAnnotation,
+    Usage,
+)
+
+__all__ = ["Flight"]
+
+_REASONS_SHOWN = 5
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """The state of one query between its admission and its answer; lives and dies inside one engine call."""
+
+    query: Query
+    recruiter: Recruiter
+    recruiter_name: str
+    aggregator_name: str
+    ledger: Ledger
+    annotation: SkillAnnotation
+    decision: RouteDecision
+    completions: tuple[Completion, ...] = ()
+    wave: tuple[Recruit, ...] = ()
+    overhead_usage: Usage = Usage()
+    waited_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    wave_started: float = 0.0
+
+    @property
+    def request(self) -> RecruitRequest:
+        """What the recruiter is shown."""
+        return RecruitRequest(
+            query=self.query, annotation=self.annotation, seed=self.query.seed or 0, completions=self.completions
+        )
+
+    @property
+    def panel(self) -> Panel:
+        """What the aggregator is shown."""
+        return Panel(query=self.query, annotation=self.annotation, decision=self.decision, completions=self.completions)
+
+    @property
+    def usage(self) -> Usage:
+        """Spent so far by the annotator and the experts."""
+        return sum((completion.usage for completion in self.completions), self.overhead_usage)
+
+    def samples_of(self, expert_id: str) -> int:
+        """How many samples the expert has given this query already."""
+        return sum(completion.expert_id == expert_id for completion in self.completions)
+
+    def start_wave(self, recruits: Sequence[Recruit]) -> None:
+        """Ask these experts next."""
+        self.wave = tuple(recruits)
+        self.wave_started = time.perf_counter()
+
+    def end_wave(self, completions: Sequence[Completion]) -> None:
+        """Take what this wave's experts said."""
+        self.completions += tuple(completions)
+        self.waited_s += time.perf_counter() - self.wave_started
+
+    def widen(self, recruits: Sequence[Recruit]) -> None:
+        """Add recruits to the decision and ask them next."""
+        samples = {recruit.expert_id: recruit for recruit in self.decision.recruits}
+        for recruit in recruits:
+            known = samples.get(recruit.expert_id)
+            samples[recruit.expert_id] = replace(recruit, samples=recruit.samples + (known.samples if known else 0))
+        self.decision = replace(self.decision, recruits=tuple(samples.values()))
+        self.start_wave(recruits)
+
+    def answered(self, answer: Answer, waited_s: float) -> Event:
+        """The event that ends the query well; `waited_s` is what the aggregator waited for its own calls."""
+        elapsed_s = time.perf_counter() - self.started
+        response = RouteResponse(
+            query_id=self.query.id,
+            annotation=self.annotation,
+            decision=self.decision,
+            completions=self.completions,
+            answer=answer,
+            usage=self.usage + answer.usage,
+            overhead_s=max(0.0, elapsed_s - self.waited_s - waited_s),
+        )
+        return Answered(query_id=self.query.id, response=response)
+
+    def failed(self, error: RouterError) -> Event:
+        """The event that ends the query badly, with all that was finished."""
+        return self._failed(error.code, error.message)
+
+    def all_failed(self) -> Event:
+        """The event for a panel of which nobody said anything usable: one reason for all, or each one's."""
+        errors = [(c.expert_id, c.error) for c in self.completions if c.error is not None]
+        codes = {error.code for _, error in errors}
+        reasons = [f"{expert_id}: {error.message}" for expert_id, error in errors[:_REASONS_SHOWN]]
+        more = f" (and {len(errors) - _REASONS_SHOWN} more)" if len(errors) > _REASONS_SHOWN else ""
+        message = f"no recruited expert answered: {'; '.join(reasons)}{more}"
+        return self._failed(codes.pop() if len(codes) == 1 else AggregationError.code, message)
+
+    def _failed(self, code: str, message: str) -> Event:
+        failure = RouteFailure(
+            query_id=self.query.id,
+            code=code,
+            message=message,
+            annotation=self.annotation,
+            decision=self.decision if self.decision.recruits else None,
+            completions=self.completions,
+            usage=self.usage,
+        )
+        return Failed(query_id=self.query.id, failure=failure)
