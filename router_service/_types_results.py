@@ -89,13 +89,17 @@ class RouteDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One request to one expert: the query, and how many samples of it (numbered from `first_sample`)."""
+    """One request to one expert: the query, and how many samples of it (numbered from `first_sample`).
+
+    `position` is the expert's place among the query's recruits, so that a panel keeps its order in any batch.
+    """
 
     query: Query
     samples: int = 1
     first_sample: int = 0
     seed: int = 0
     streams: bool = False
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
