@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from aggregators.base import AGGREGATORS, Aggregator
+from aggregators.base import AGGREGATORS
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool, load_pool
 from router_service.backends.base import BACKENDS, Backend
@@ -19,7 +19,7 @@ from router_service.dispatch.settings import DispatchSettings
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError
 from router_service.plugins import Registry
-from router_service.recruit.base import RECRUITERS, FitData, Recruiter
+from router_service.recruit.base import RECRUITERS, FitData
 from router_service.types import SkillAnnotation
 from skills.base import ANNOTATORS, Annotator
 
