@@ -1,0 +1,221 @@
+"""What is read out of an expert's text, kind by kind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregators.extract import boxed, extract, without_thoughts
+from router_service.types import AnswerKind, TaskFormat
+
+CITIES = TaskFormat(kind=AnswerKind.CHOICE, options=("Rome", "Paris", "New York", "Bonn"))
+LETTERS = TaskFormat(kind=AnswerKind.CHOICE)
+NUMBER = TaskFormat(kind=AnswerKind.NUMBER)
+LITERAL = TaskFormat(kind=AnswerKind.LITERAL)
+CODE = TaskFormat(kind=AnswerKind.CODE)
+JSON = TaskFormat(kind=AnswerKind.JSON)
+FREE = TaskFormat()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        (" (c). ", "C"),
+        ("**D**", "D"),
+        ("Option B", "B"),
+        ("B) Paris", "B"),
+        ("B. Paris has vitamin A", "B"),
+        ("b) Paris", "B"),
+        ("The answer is B.", "B"),
+        ("The answer is (b).", "B"),
+        ("the answer is **C**, I think", "C"),
+        ("The correct option is C because A) is wrong", "C"),
+        ("Answer: D) Bonn", "D"),
+        ("Final answer: $\\boxed{\\text{(C)}}$", "C"),
+        ("\\boxed{D}", "D"),
+        ("A) is wrong, B) is wrong, so it must be C)", "C"),
+        ("The answer is A. No wait, the answer is B.", "B"),
+        ("<think>The answer is A</think>It is B", "B"),
+        ("</think> B </think> C", "C"),
+        ("Paris", "B"),
+        ('"new  york".', "C"),
+        ("The answer is Bonn.", "D"),
+        ("It should be E), or rather C)", "C"),
+        ("I think A good guess would be D", "D"),
+        ("I would say B", "B"),
+        ('{"answer": "C"}', "C"),
+        ("The answer is (B).\n\nQuestion: And now?\nThe answer is (C).", "B"),
+        ("I have no idea", None),
+        ("The answer is not known", None),
+        ("Z", None),
+        ("E)", None),
+        ("", None),
+        ("   \n", None),
+        ("<think>It may be B", None),
+    ],
+)
+def test_choice(text, answer):
+    assert extract(text, CITIES) == answer
+
+
+def test_without_options_the_letters_a_to_j_count():
+    assert extract("The answer is (J)", LETTERS) == "J"
+    assert extract("The answer is (K)", LETTERS) is None
+
+
+def test_two_options_of_the_same_text_cannot_be_quoted():
+    twins = TaskFormat(kind=AnswerKind.CHOICE, options=("yes", "yes", "no"))
+    assert extract("yes", twins) is None
+    assert extract("no", twins) == "C"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("42", "42"),
+        ("42.", "42"),
+        ("The answer is 42 apples, as 6 * 7 makes 42 and not 43", "42"),
+        ("#### 1,234", "1234"),
+        ("so $12.50 in all", "12.50"),
+        ("the loss is -$5", "-5"),
+        ("x = −3", "-3"),
+        ("5-3 = 2", "2"),
+        ("from 10-3", "3"),
+        ("a half, 1/2", "1/2"),
+        ("3 / 4", "3/4"),
+        ("about 3.2e5 m", "3.2e5"),
+        ("about 3.2 × 10^5 m", "3.2e5"),
+        ("about $3.2 \\times 10^{-5}$", "3.2e-5"),
+        ("it grew by 15%", "15%"),
+        (".5", ".5"),
+        ("1,000,000 people and 1,000 cats", "1000"),
+        ("first \\boxed{1}, then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{{3}} then \\boxed{4", "{3}"),
+        ("The answer is $\\frac{\\sqrt{3}}{2}$.", "\\frac{\\sqrt{3}}{2}"),
+        ("Answer: 3 + 4 = 7", "7"),
+        ('{"reasoning": "6 and 7", "answer": "13"}', "13"),
+        ('```json\n{"answer": 13, "sure": 1}\n```', "13"),
+        ("<think>the answer is 1</think>2", "2"),
+        ("**Answer:** 12", "12"),
+        ("The answer is:\n\n15", "15"),
+        ("The answer is 4.\n\nQuestion: what is 2+3?\nAnswer: 5", "4"),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_number(text, answer):
+    assert extract(text, NUMBER) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("XIV", "XIV"),
+        ("It is easy.\n\nXIV.\n", "XIV"),
+        ("The answer is `XIV`.", "XIV"),
+        ('Answer: "the end"', "the end"),
+        ("**Answer:** apple, bear", "apple, bear"),
+        ("Answer:\nmice", "mice"),
+        ("I get \\boxed{\\text{mice}}", "mice"),
+        ('{"answer": "[1, 2]"}', "[1, 2]"),
+        ('{"answer": [1, 2]}', "[1,2]"),
+        ("it's", "it's"),
+        ("'a' and 'b'", "'a' and 'b'"),
+        ("wait...", "wait..."),
+        (".", "."),
+        ("```\nmice\n```", "mice"),
+        ("The answer is mice. No: the answer is geese.", "geese"),
+        ("", None),
+    ],
+)
+def test_literal(text, answer):
+    assert extract(text, LITERAL) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("```python\na = 1\n```\nor better\n```python\nif x:\n    a = 2\n```", "if x:\n    a = 2"),
+        ("```\n    a = 1\n    b = 2\n```", "a = 1\nb = 2"),
+        ("```python\na = 1", "a = 1"),
+        ("a = 1", "a = 1"),
+        ("", None),
+    ],
+)
+def test_code(text, answer):
+    assert extract(text, CODE) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('{"a": 1}', '{"a":1}'),
+        ('First {"a": 1}, then {"b": [1, {"c": 2}]} as wished.', '{"b":[1,{"c":2}]}'),
+        ('```json\n{"a": 1}\n```\nSource: [1]', '{"a":1}'),
+        ('{"a": "é"}', '{"a":"é"}'),
+        ("[1, 2", None),
+        ("[NaN]", None),
+        ("42", "42"),
+        ("no value here", None),
+    ],
+)
+def test_json(text, answer):
+    assert extract(text, JSON) == answer
+
+
+def test_free_is_the_stripped_text_without_thoughts():
+    assert extract("<think>hm</think>\n Hello. \n", FREE) == "Hello."
+    assert extract("<think>hm", FREE) is None
+
+
+def test_thoughts_end_at_the_last_closing_tag():
+    assert without_thoughts("<think>a</think>b<think>c</think>d") == "d"
+    assert without_thoughts("a <thinking>b") == "a"
+
+
+def test_the_last_complete_box_counts():
+    assert boxed("\\boxed{1}\\boxed{{2}{3}}\\boxed{4") == "{2}{3}"
+    assert boxed("no box") is None
+
+
+FORMATS = (CITIES, LETTERS, NUMBER, LITERAL, CODE, JSON, FREE)
+_PIECES = st.sampled_from(
+    [
+        "the answer is ",
+        "Answer:",
+        "\\boxed{",
+        "}",
+        "(B)",
+        "C)",
+        "```\n",
+        "</think>",
+        '{"a":',
+        "[",
+        "1,000",
+        "-",
+        "e9",
+        "%",
+    ]
+)
+
+
+@pytest.mark.parametrize("task_format", FORMATS, ids=lambda f: f.kind.value)
+@given(text=st.lists(st.one_of(_PIECES, st.text(max_size=5)), max_size=12).map("".join))
+def test_any_text_is_read_without_an_error_and_never_as_an_empty_answer(task_format, text):
+    found = extract(text, task_format)
+    assert found is None or found.strip() == found != ""
+    if found is not None and task_format is CITIES:
+        assert found in "ABCD"
+
+
+@pytest.mark.parametrize("task_format", FORMATS, ids=lambda f: f.kind.value)
+@pytest.mark.parametrize("piece", ["\\boxed{", "[", "the answer is ", "1,", "((", "** ", "<think>", "B) "])
+def test_a_text_that_repeats_itself_for_ever_is_read_in_linear_time(task_format, piece):
+    before = time.process_time()
+    extract(piece * 4000, task_format)
+    assert time.process_time() - before < 1.5
