@@ -21,6 +21,7 @@ _COMPARISON_TIMEOUT_S = 3.0
 
 _LATEX_NOISE = re.compile(r"\\[,!;: ]|\\(?:left|right|displaystyle)\b|\\?[$€£¥%]|[*_]{2}|~")
 _UNIT = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}|\^\{?\\circ\}?|°")
+_UNIT_WORDS = re.compile(r"(?<=\d)\s+[A-Za-z][A-Za-z ]+$")
 _NAME = re.compile(r"^[A-Za-z](?:_\w+)?\s*=\s*(?=[^=]+$)")
 _FRACTION = re.compile(r"(?P<sign>-?)\s*\\[dt]?frac\s*\{?(?P<top>-?[\d.]+)\}?\s*\{?(?P<bottom>-?[\d.]+)\}?")
 _TEN = re.compile(r"\s*(?:[×x*·]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?\s*([-+]?\d+)\s*\}?$")
@@ -40,7 +41,7 @@ def number_value(answer: str) -> Fraction | None:
     if len(answer) > _MAX_NUMBER_CHARS:
         return None
     said = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain_formula(answer).replace("{,}", ","))
-    said = _TEN.sub(r"e\1", said)
+    said = _TEN.sub(r"e\1", _UNIT_WORDS.sub("", said))
     fraction = _FRACTION.fullmatch(said)
     parts = [fraction["sign"] + fraction["top"], fraction["bottom"]] if fraction else said.split("/")
     mixed = re.fullmatch(r"(-?)(\d+) (\d+)\s*/\s*(\d+)", said)
@@ -70,7 +71,7 @@ def _decimal(text: str) -> Fraction | None:
 
 @functools.lru_cache(maxsize=4096)
 def same_formula(a: str, b: str) -> bool:
-    """True where math-verify finds `a` and `b` equal; False where it is not installed, cannot read them or takes long."""
+    """True where math-verify finds `a` and `b` equal; False where it is missing, cannot read them or takes long."""
     if max(len(a), len(b)) > _MAX_FORMULA_CHARS or not (_is_formula(a) and _is_formula(b)):
         return False
     try:

@@ -27,6 +27,7 @@ NUMBER, LITERAL, CHOICE, JSON = AnswerKind.NUMBER, AnswerKind.LITERAL, AnswerKin
         (NUMBER, "x = 5", "5"),
         (NUMBER, "$5", "5 \\text{ dollars}"),
         (NUMBER, "50%", "50"),
+        (NUMBER, "12 apple trees", "12"),
         (NUMBER, "50\\%", "50.0"),
         (NUMBER, "1 1/2", "1.5"),
         (NUMBER, "−3", "-3"),
