@@ -1,0 +1,174 @@
+"""Pool files: what is read, what is refused, and how the refusal reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experts_registry.pool import load_pool, parse_pool
+from router_service.errors import ConfigError, UnknownNameError
+from router_service.types import Prices, Sampling, Secret
+
+HERE = Path("/pools")
+
+
+def pool_of(*experts, **rest):
+    return parse_pool({"experts": list(experts), **rest}, "test", HERE)
+
+
+def entry(expert_id="a", **rest):
+    return {"id": expert_id, "model": "m", "backend": "echo", **rest}
+
+
+def problem_of(*experts, **rest):
+    with pytest.raises(ConfigError) as caught:
+        pool_of(*experts, **rest)
+    return caught.value.message
+
+
+def test_a_full_entry_is_read(tmp_path):
+    path = tmp_path / "team.yaml"
+    path.write_text(
+        """
+name: team
+defaults:
+  backend: openai
+  address: http://localhost:8000/v1
+  sampling: {temperature: 0, max_tokens: 64}
+experts:
+  - id: general
+    model: org/base
+    api_key: ${TEAM_KEY:-sk-default}
+    prices: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.4}
+    context_window: 8192
+    max_output_tokens: 1024
+    modalities: [text, image]
+    parameters_b: 7
+    memory_gib: 15.5
+    persona: You are terse.
+    description: knows a bit of everything
+    sampling: {max_tokens: 32, stop: "###"}
+    limits: {max_concurrency: 2, timeout_s: 5}
+    options: {top_k: 5, fast: true}
+  - {id: law, model: org/base, lora_base: org/base, adapter: adapters/law, enabled: false}
+"""
+    )
+    pool = load_pool(path)
+    general, law = pool.experts
+    assert pool.name == "team" and pool.ids == ("general", "law") and pool.enabled == (general,)
+    assert general.api_key == Secret("sk-default") and "sk-default" not in repr(pool)
+    assert general.prices == Prices(input_usd_per_mtok=0.1, output_usd_per_mtok=0.4)
+    assert general.sampling == Sampling(temperature=0, max_tokens=32, stop=("###",))
+    assert general.limits.max_concurrency == 2 and general.limits.max_attempts == 3 and general.limits.timeout_s == 5
+    assert general.modalities == {"text", "image"} and general.options == {"top_k": 5, "fast": True}
+    assert law.adapter == str(tmp_path / "adapters" / "law") and law.address == "http://localhost:8000/v1"
+    assert law.prices is None and not law.is_enabled
+    assert pool.expert("law") is law
+    with pytest.raises(UnknownNameError, match="Did you mean 'general'"):
+        pool.expert("generl")
+
+
+def test_replacing_the_experts_replaces_the_lookup():
+    pool = pool_of(entry("a"), entry("b"))
+    fewer = replace(pool, experts=pool.experts[:1])
+    with pytest.raises(UnknownNameError):
+        fewer.expert("b")
+
+
+def test_every_problem_is_reported_at_once():
+    text = problem_of(
+        entry("a", prices={"input_usd_per_mtok": -1, "ouput_usd_per_mtok": 1}),
+        entry("b", adaptor="x"),
+        entry("c", adapter="x"),
+        entry("c", sampling={"temperature": "hot"}),
+        entry("auto/best"),
+        {"model": "m", "backend": "echo"},
+    )
+    assert "prices.input_usd_per_mtok" in text and "Did you mean 'output_usd_per_mtok'" in text
+    assert "expert 'b'" in text and "Did you mean 'adapter'" in text and "max_output_tokens" in text
+    assert "adapter" in text and "needs lora_base" in text
+    assert "expert 'c' is listed 2 times" in text and "sampling.temperature" in text and "'hot'" in text
+    assert "ask for routing" in text
+    assert "expert number 6" in text and "id" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"context_window": 0}, "context_window"),
+        ({"context_window": 10, "max_output_tokens": 11}, "is more than context_window, 10"),
+        ({"memory_gib": -1}, "memory_gib"),
+        ({"parameters_b": float("nan")}, "parameters_b"),
+        ({"modalities": ["image"]}, "must include 'text'"),
+        ({"modalities": ["text", "smell"]}, "'text', 'image' or 'audio'"),
+        ({"limits": {"max_attempts": 0}}, "limits.max_attempts"),
+        ({"sampling": {"top_p": 1.5}}, "sampling.top_p"),
+        ({"options": {"x": [1]}}, "options.x"),
+        ({"id": "two words"}, "letter or digit"),
+        ({"prices": {"input_usd_per_mtok": 1}}, "prices.output_usd_per_mtok"),
+    ],
+)
+def test_a_wrong_value_is_named(fields, said):
+    assert said in problem_of(entry(**fields))
+
+
+def test_a_secret_never_shows_in_a_problem():
+    assert "hunter2" not in problem_of(entry(api_key=["hunter2"]))
+
+
+def test_an_empty_pool_is_refused():
+    assert "experts" in problem_of()
+    with pytest.raises(ConfigError, match="mapping"):
+        parse_pool([], "test", HERE)
+
+
+def test_unknown_keys_in_defaults_are_reported_once():
+    text = problem_of(entry("a"), entry("b"), defaults={"adress": "http://x"})
+    assert text.count("adress") == 1 and "Did you mean 'address'" in text
+
+
+def test_null_takes_a_default_away():
+    pool = pool_of(
+        entry("tuned"),
+        entry("base", adapter=None, lora_base=None),
+        defaults={"lora_base": "./weights", "adapter": "hf://org/lora"},
+    )
+    tuned, base = pool.experts
+    assert (tuned.lora_base, tuned.adapter) == ("/pools/weights", "hf://org/lora")
+    assert (base.lora_base, base.adapter) == (None, None)
+
+
+def test_a_missing_variable_names_itself_and_its_expert(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    text = problem_of(entry("a", api_key="os.environ/NO_SUCH_KEY"))
+    assert "expert 'a'" in text and "'NO_SUCH_KEY' is not set" in text
+    off = pool_of(entry("a"), entry("b", api_key="os.environ/NO_SUCH_KEY", enabled=False)).expert("b")
+    assert off.api_key is None and not off.is_enabled
+
+
+def test_an_empty_key_is_no_key():
+    assert pool_of(entry(api_key="")).experts[0].api_key is None
+
+
+def test_a_key_in_the_file_is_warned_about_without_showing_it():
+    (warning,) = pool_of(entry(api_key="sk-0123456789abcdefgh"), entry("b", api_key="EMPTY")).warnings
+    assert "expert 'a'" in warning and "os.environ" in warning and "0123" not in warning
+
+
+def test_an_unknown_pool_names_both_possibilities(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_pool(str(tmp_path / "none.yaml"))
+    assert "no built-in pool" in caught.value.message and str(tmp_path) in caught.value.message
+
+
+def test_a_folder_is_its_pool_file_and_problems_name_the_file(tmp_path):
+    (tmp_path / "pool.yaml").write_text("experts: [{id: a, model: m, backend: echo}]")
+    assert load_pool(tmp_path).name == tmp_path.name
+    (tmp_path / "pool.yaml").write_text("experts: [{id: a, model: m}]")
+    with pytest.raises(ConfigError, match=r"pool\.yaml.*(.|\n)*backend"):
+        load_pool(tmp_path)
+    (tmp_path / "pool.yaml").write_text("experts: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_pool(tmp_path)
