@@ -1,0 +1,65 @@
+"""Batch lines in OpenAI's shape: the REST door's schema reads them and its report answers them, clocks left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from router_service._batch_lines import BatchLine, ChatParser
+from router_service._batch_output import FinishedLine, request_id
+from router_service.errors import InvalidQuery
+from router_service.http.base import EngineLike
+from router_service.http.catalogue import Catalogue
+from router_service.http.errors import failure_error, invalid_error
+from router_service.http.queries import controls_of, query_of
+from router_service.http.reports import chat_body, report_of
+from router_service.http.schemas import ChatRequest
+from router_service.types import Query, RouteFailure, RouteResponse
+
+__all__ = ["chat_line", "chat_parser"]
+
+_NO_TIME = 0
+"""Stands for `created`: a batch run again must give the same bytes."""
+
+
+def chat_parser(engine: EngineLike) -> ChatParser:
+    """Reads chat bodies for this engine: its model names, recruiters and aggregators are the allowed ones."""
+    catalogue = Catalogue(engine)
+
+    def parse(query_id: str, body: Mapping[str, Any]) -> Query:
+        try:
+            request = ChatRequest.model_validate(body)
+        except ValidationError as invalid:
+            problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in invalid.errors()]
+            raise InvalidQuery(f"body is not a chat request: {invalid_error(problems).message}") from None
+        return query_of(request, catalogue.resolve(request.model, controls_of(request)), query_id)
+
+    return parse
+
+
+def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
+    """The record of a line that was run: HTTP status and body as the REST door would have answered."""
+    if isinstance(end, RouteResponse):
+        status = 200
+        body = chat_body(end, model=line.model or "", created=_NO_TIME, overhead_s=0.0)
+        body["id"] = f"chatcmpl-{request_id(line)}"
+    else:
+        error = failure_error(end)
+        status, body = error.kind.status, {**error.body, "enlist": report_of(end)}
+    _forget_times(body["enlist"])
+    output = {
+        "id": request_id(line),
+        "custom_id": line.id,
+        "response": {"status_code": status, "request_id": request_id(line), "body": body},
+        "error": None,
+    }
+    return FinishedLine(output=output, has_failed=status != 200, usage=end.usage)
+
+
+def _forget_times(report: dict[str, Any]) -> None:
+    report.pop("overhead_ms", None)
+    for expert in report["experts"]:
+        for completion in expert["completions"]:
+            completion.pop("latency_s", None)

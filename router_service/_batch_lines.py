@@ -1,0 +1,165 @@
+"""Reads a batch file: each line, plain or OpenAI's, as a question to run or as what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from router_service.errors import ConfigError, InvalidQuery, RouterError, nearest_name
+from router_service.types import AnswerKind, Query, Question
+
+__all__ = ["BatchLine", "ChatParser", "fingerprint_file", "read_lines"]
+
+Form = Literal["plain", "openai"]
+ChatParser = Callable[[str, Mapping[str, Any]], Query]
+"""A query made of an id and the body of a chat request; raises `InvalidQuery` or `UnknownNameError`."""
+
+QuestionReader = Callable[[Question], Query]
+
+_PLAIN_KEYS = (
+    "id",
+    "question",
+    "answer_kind",
+    "options",
+    "skills",
+    "answer",
+    "benchmark",
+    "category",
+    "subject",
+    "split",
+)
+_OPTIONAL_KEYS = ("answer_kind", "options")
+_OPENAI_KEYS = ("custom_id", "method", "url", "body")
+_CHAT_URL = "/v1/chat/completions"
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLine:
+    """One input line: `query` where it can be run, else `problem`.
+
+    `id` is as the line gives it (None where it has none), `model` what a chat body asks for. `number` counts from 1,
+    and empty lines count too, as an editor shows them.
+    """
+
+    number: int
+    form: Form
+    id: str | int | None = None
+    query: Query | None = None
+    model: str | None = None
+    problem: str | None = None
+    problem_code: str = InvalidQuery.code
+
+
+def fingerprint_file(path: Path) -> str:
+    """The SHA-256 of a file's content; raises `ConfigError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as unreadable:
+        raise ConfigError(f"cannot read {path}: {unreadable.strerror}; name a JSONL file") from unreadable
+
+
+def read_lines(path: Path, *, as_query: QuestionReader, as_chat: ChatParser) -> Iterator[BatchLine]:
+    """Every line that is not blank, in order; a malformed one, or a second one of an id, says what is wrong with it."""
+    seen: dict[str, int] = {}
+    form: Form = "plain"
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            line_id: str | int | None = None
+            try:
+                data = _parse(raw)
+                form = "openai" if {"custom_id", "body"} & data.keys() else "plain"
+                line_id = _line_id(data, "custom_id" if form == "openai" else "id")
+                first = seen.setdefault(str(line_id), number)
+                if first != number:
+                    raise InvalidQuery(
+                        f"id {line_id!r} is already that of line {first}; give each line an id of its own"
+                    )
+                query = _openai_query(data, as_chat) if form == "openai" else as_query(_question(data))
+            except RouterError as wrong:
+                problem = f"line {number}: {wrong.message}"
+                yield BatchLine(number=number, form=form, id=line_id, problem=problem, problem_code=wrong.code)
+            else:
+                model = data["body"].get("model") if form == "openai" else None
+                yield BatchLine(number=number, form=form, id=line_id, query=query, model=model)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as malformed:
+        shown = raw.decode("utf-8", "replace").strip()[:_SHOWN]
+        raise InvalidQuery(f"not valid JSON ({malformed}): {shown!r}; write one JSON object per line") from malformed
+    if not isinstance(data, dict):
+        raise InvalidQuery(
+            f"got {type(data).__name__} {_shown(data)}; a line is one JSON object with id and question, "
+            "or with custom_id, method, url and body"
+        )
+    return data
+
+
+def _line_id(data: Mapping[str, Any], key: str) -> str | int:
+    value = data.get(key)
+    is_id = isinstance(value, int | str) and not isinstance(value, bool) and value != ""
+    if not is_id:
+        raise InvalidQuery(
+            f"{key} is {_shown(value)}; it must be a text that is not empty, or a whole number{_guess(data, key)}"
+        )
+    assert isinstance(value, int | str)
+    return value
+
+
+def _guess(data: Mapping[str, Any], key: str) -> str:
+    near = nearest_name(key, set(data) - {*_PLAIN_KEYS, *_OPENAI_KEYS})
+    return f"; did you mean {near!r} to be {key!r}?" if near and key not in data else ""
+
+
+def _question(data: Mapping[str, Any]) -> Question:
+    """A plain line as a question; reference answer and labels are left out, so they cannot reach an expert."""
+    _check_keys(data)
+    text = data.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidQuery(f"question is {_shown(text)}; it must be a text that is not empty{_guess(data, 'question')}")
+    options = data.get("options") or ()
+    if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
+        raise InvalidQuery(f"options is {_shown(options)}; it must be a list of texts")
+    default = AnswerKind.CHOICE if options else AnswerKind.FREE
+    kind = data.get("answer_kind") or default.value
+    if kind not in list(AnswerKind):
+        raise InvalidQuery(f"answer_kind is {_shown(kind)}; allowed: {', '.join(AnswerKind)}")
+    if options and kind != AnswerKind.CHOICE:
+        raise InvalidQuery(f"options belong to answer_kind 'choice', not to {kind!r}; leave one of them out")
+    return Question(id=str(data["id"]), text=text, options=tuple(options), answer_kind=AnswerKind(kind))
+
+
+def _check_keys(data: Mapping[str, Any]) -> None:
+    """Refuse a key that looks like a misspelt optional one; other keys of the caller's own are left alone."""
+    for key in set(data) - set(_PLAIN_KEYS):
+        near = nearest_name(key, _OPTIONAL_KEYS)
+        if near is not None and near not in data:
+            raise InvalidQuery(f"unknown key {key!r}; did you mean {near!r}? Keys read: {', '.join(_PLAIN_KEYS)}")
+
+
+def _openai_query(data: Mapping[str, Any], as_chat: ChatParser) -> Query:
+    if data.get("method", "POST") != "POST":
+        raise InvalidQuery(f"method is {_shown(data['method'])}; only 'POST' is allowed")
+    if data.get("url") != _CHAT_URL:
+        raise InvalidQuery(f"url is {_shown(data.get('url'))}; only {_CHAT_URL!r} can be run in a batch")
+    body = data.get("body")
+    if not isinstance(body, dict):
+        raise InvalidQuery(f"body is {_shown(body)}; it must be the JSON object of a chat request")
+    if body.get("stream"):
+        raise InvalidQuery("body.stream is true; a batch answers in a file, leave stream out")
+    return as_chat(str(data["custom_id"]), body)
+
+
+def _shown(value: object) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,76 @@
+"""What a finished batch line looks like in the output; no clock in it, so that a second run gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router_service._batch_lines import BatchLine
+from router_service.types import RouteDecision, RouteFailure, RouteResponse, Usage
+
+__all__ = ["FinishedLine", "malformed_line", "plain_line"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedLine:
+    """A line's output record, with what the summary counts; `usage` is nothing for a line that was not run."""
+
+    output: Mapping[str, Any]
+    has_failed: bool
+    usage: Usage = Usage()
+
+
+def plain_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
+    """The record of a plain line: its answer with how it came about, or its error with what it had cost by then."""
+    answer = end.answer if isinstance(end, RouteResponse) else None
+    error = {"code": end.code, "message": end.message} if isinstance(end, RouteFailure) else None
+    usage = end.usage
+    output = {
+        "id": line.id,
+        "answer": answer.text if answer else None,
+        "extracted": answer.extracted if answer else None,
+        "experts": _expert_ids(end.decision),
+        "aggregator": answer.aggregator if answer else None,
+        "agreement": answer.agreement if answer else None,
+        "confidence": answer.confidence if answer else None,
+        "usage": _counts(usage),
+        "cost_usd": usage.cost_usd,
+        "error": error,
+    }
+    return FinishedLine(output=output, has_failed=error is not None, usage=usage)
+
+
+def malformed_line(line: BatchLine) -> FinishedLine:
+    """The record of a line that could not be run, in the shape of its neighbours."""
+    error = {"code": line.problem_code, "message": line.problem, "line": line.number}
+    if line.form == "openai":
+        output: dict[str, Any] = {
+            "id": request_id(line),
+            "custom_id": line.id,
+            "response": None,
+            "error": error,
+        }
+    else:
+        blank = dict.fromkeys(("answer", "extracted", "experts", "aggregator", "agreement", "confidence"))
+        output = {"id": line.id, **blank, "experts": [], "usage": _counts(Usage()), "cost_usd": 0.0, "error": error}
+    return FinishedLine(output=output, has_failed=True)
+
+
+def request_id(line: BatchLine) -> str:
+    """The id of a line's request: made of its number and its own id, so that another run gives it again."""
+    return "batch_req_" + hashlib.sha256(f"{line.number}/{line.id}".encode()).hexdigest()[:24]
+
+
+def _expert_ids(decision: RouteDecision | None) -> list[str]:
+    """Who was recruited; an expert asked for two samples stands there twice."""
+    return [recruit.expert_id for recruit in (decision.recruits if decision else ()) for _ in range(recruit.samples)]
+
+
+def _counts(usage: Usage) -> dict[str, int]:
+    return {
+        "completions": usage.completions,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }

@@ -1,0 +1,272 @@
+"""Durable batches: a JSONL file of questions in, a JSONL file of answers out; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from router_service._batch_journal import Journal, dump_json, write_atomically
+from router_service._batch_lines import BatchLine, ChatParser, QuestionReader, fingerprint_file, read_lines
+from router_service._batch_output import FinishedLine, malformed_line, plain_line
+from router_service.config import EngineConfig
+from router_service.errors import ConfigError, InvalidQuery
+from router_service.types import Answered, Event, Expert, Failed, Query, RouteFailure, RouteResponse, Usage
+
+__all__ = ["BatchEngine", "BatchJob", "BatchSummary", "batch_settings", "run_batch"]
+
+Progress = Callable[[int, int], None]
+"""Called with the lines finished and the lines in all."""
+
+_PROBLEMS_SHOWN = 5
+
+
+class BatchEngine(Protocol):
+    """The part of the engine that a batch needs."""
+
+    def stream(self, queries: Sequence[Query]) -> AsyncGenerator[Event, None]:
+        """Events as they happen; exactly one `Answered` or `Failed` per query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJob:
+    """One batch: where from, where to, and how.
+
+    `settings` says what the answers depend on besides the input (name -> fingerprint); a journal of other settings
+    is not continued. `window` is how many lines go to the engine at once: each expert is loaded once per window.
+    """
+
+    source: Path
+    target: Path
+    as_query: QuestionReader
+    as_chat: ChatParser
+    settings: Mapping[str, str] = field(default_factory=dict)
+    window: int = 512
+    is_strict: bool = False
+    restarts: bool = False
+
+    @property
+    def journal_path(self) -> Path:
+        """Where finished lines are kept until all are."""
+        return self.target.with_name(self.target.name + ".journal")
+
+    @property
+    def receipt_path(self) -> Path:
+        """What stays beside a finished output, so that running the same batch again does nothing."""
+        return self.target.with_name(self.target.name + ".receipt")
+
+    def lines(self) -> Iterator[BatchLine]:
+        """The input's lines, read anew."""
+        return read_lines(self.source, as_query=self.as_query, as_chat=self.as_chat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSummary:
+    """How a batch ended. `n_resumed` lines were finished by an earlier run; failed lines say why in the output."""
+
+    target: Path
+    n_lines: int
+    n_failed: int
+    n_resumed: int
+    usage: Usage
+
+    @property
+    def n_answered(self) -> int:
+        """Lines with an answer."""
+        return self.n_lines - self.n_failed
+
+
+def batch_settings(config: EngineConfig, experts: Sequence[Expert]) -> dict[str, str]:
+    """What a batch's answers depend on besides its input, for `BatchJob.settings`: configuration, experts, artefact."""
+    from router_service.assembly import artefact_folder
+
+    settings = {f"config.{name}": _digest(value) for name, value in config.model_dump(mode="json").items()}
+    folder = artefact_folder(config)
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
+    return {
+        **settings,
+        "experts": _digest(experts),
+        "artefact": _digest({path.name: fingerprint_file(path) for path in files}),
+    }
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    """What JSON cannot hold, as something it can, in an order that is the same in every process."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+async def run_batch(engine: BatchEngine, job: BatchJob, *, on_progress: Progress | None = None) -> BatchSummary:
+    """Run every line that no earlier run finished, then write the output in input order, whole or not at all.
+
+    Each finished line is on disk before it counts, so a kill at any moment loses none and none is run twice.
+    Raises `ConfigError` where the input cannot be read, the output is another batch's, or two processes run one
+    batch; `InvalidQuery` for a malformed line of a strict job, before anything is run.
+    """
+    header = {"input": fingerprint_file(job.source), **job.settings}
+    n_lines = _scan(job)
+    with Journal(job.journal_path, header, restarts=job.restarts) as journal:
+        receipt = None if job.restarts else _valid_receipt(job, header)
+        if receipt is not None:
+            journal.remove()
+            return _summary(job, receipt["counts"], n_resumed=n_lines)
+        if not journal.is_resumed:
+            _begin(job, journal)
+        n_resumed = len(journal)
+        await _finish_lines(engine, job, journal, _report(on_progress, journal, n_lines))
+        counts = _write_output(job, journal, header)
+        journal.remove()
+    return _summary(job, counts, n_resumed=n_resumed)
+
+
+def _scan(job: BatchJob) -> int:
+    """The number of lines; a strict job refuses malformed ones here."""
+    n_lines, problems = 0, []
+    for line in job.lines():
+        n_lines += 1
+        if line.problem is not None:
+            problems.append(line.problem)
+    if job.is_strict and problems:
+        more = f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+        shown = "".join(f"\n  {problem}" for problem in problems[:_PROBLEMS_SHOWN])
+        raise InvalidQuery(f"{job.source} has malformed lines, and nothing was run:{shown}{more}")
+    return n_lines
+
+
+def _begin(job: BatchJob, journal: Journal) -> None:
+    """A fresh start: an output that is not this batch's is never overwritten unasked."""
+    if job.target.exists() and not job.restarts:
+        journal.remove()
+        raise ConfigError(
+            f"{job.target} exists and is not the finished output of this input with these settings; "
+            "give --restart to replace it, or name another output file"
+        )
+    job.receipt_path.unlink(missing_ok=True)
+
+
+def _report(on_progress: Progress | None, journal: Journal, n_lines: int) -> Callable[[], None]:
+    def report() -> None:
+        if on_progress is not None:
+            on_progress(len(journal), n_lines)
+
+    report()
+    return report
+
+
+async def _finish_lines(engine: BatchEngine, job: BatchJob, journal: Journal, report: Callable[[], None]) -> None:
+    window: list[BatchLine] = []
+    for line in job.lines():
+        if journal.has(line.number):
+            continue
+        if line.query is None:
+            _note(journal, line, malformed_line(line))
+            report()
+            continue
+        window.append(line)
+        if len(window) == job.window:
+            await _run_window(engine, window, journal, report=report)
+            window = []
+    if window:
+        await _run_window(engine, window, journal, report=report)
+
+
+async def _run_window(
+    engine: BatchEngine, window: Sequence[BatchLine], journal: Journal, *, report: Callable[[], None]
+) -> None:
+    by_id = {line.query.id: line for line in window if line.query is not None}
+    async with aclosing(engine.stream([line.query for line in window if line.query is not None])) as events:
+        async for event in events:
+            end = _end(event)
+            if end is not None:
+                line = by_id[end.query_id]
+                _note(journal, line, _finished(line, end))
+                report()
+
+
+def _end(event: Event) -> RouteResponse | RouteFailure | None:
+    if isinstance(event, Answered):
+        return event.response
+    return event.failure if isinstance(event, Failed) else None
+
+
+def _finished(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
+    if line.form == "plain":
+        return plain_line(line, end)
+    from router_service._batch_chat import chat_line
+
+    return chat_line(line, end)
+
+
+def _note(journal: Journal, line: BatchLine, finished: FinishedLine) -> None:
+    usage = finished.usage
+    journal.append(
+        line.number,
+        {
+            "failed": finished.has_failed,
+            "usage": [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd],
+            "output": finished.output,
+        },
+    )
+
+
+def _write_output(job: BatchJob, journal: Journal, header: Mapping[str, str]) -> dict[str, Any]:
+    """Write the output and then its receipt; returns what the receipt counts."""
+    counts: dict[str, Any] = {"lines": 0, "failed": 0}
+    usage, checksum = Usage(), hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal usage
+        for entry in journal.entries():
+            counts["lines"] += 1
+            counts["failed"] += entry["failed"]
+            usage += _usage(entry["usage"])
+            piece = dump_json(entry["output"])
+            checksum.update(piece)
+            yield piece
+
+    write_atomically(job.target, pieces())
+    counts["usage"] = [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd]
+    receipt = {"batch": header, "output": checksum.hexdigest(), "counts": counts}
+    write_atomically(job.receipt_path, iter([dump_json(receipt)]))
+    return counts
+
+
+def _valid_receipt(job: BatchJob, header: Mapping[str, str]) -> dict[str, Any] | None:
+    """The receipt, where the output beside it is the whole and unchanged result of this very batch."""
+    try:
+        receipt = json.loads(job.receipt_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(receipt, dict) or receipt.get("batch") != dict(header) or not job.target.exists():
+        return None
+    return receipt if receipt.get("output") == fingerprint_file(job.target) else None
+
+
+def _usage(parts: Iterable[Any]) -> Usage:
+    completions, prompt_tokens, completion_tokens, cost_usd = parts
+    return Usage(
+        completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd
+    )
+
+
+def _summary(job: BatchJob, counts: Mapping[str, Any], *, n_resumed: int) -> BatchSummary:
+    return BatchSummary(
+        target=job.target,
+        n_lines=counts["lines"],
+        n_failed=counts["failed"],
+        n_resumed=n_resumed,
+        usage=_usage(counts["usage"]),
+    )

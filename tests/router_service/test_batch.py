@@ -1,0 +1,281 @@
+"""A batch answers every line once, in input order, whatever happens to the process in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_service.batch import BatchJob, run_batch
+from router_service.errors import ConfigError, InvalidQuery
+from router_service.types import (
+    Answer,
+    Answered,
+    Completion,
+    CompletionFinished,
+    Failed,
+    Recruit,
+    RouteDecision,
+    RouteFailure,
+    RouteResponse,
+    SkillAnnotation,
+    TaskFormat,
+    Usage,
+    user_query,
+)
+
+REFUSED = "refuse me"
+
+
+class FakeEngine:
+    """Answers with the question's text backwards, last query first; stops dead after `lives` answers."""
+
+    def __init__(self, lives=None):
+        self.lives = lives
+        self.windows = []
+
+    @property
+    def asked(self):
+        return [query_id for window in self.windows for query_id in window]
+
+    async def stream(self, queries):
+        self.windows.append([query.id for query in queries])
+        for query in reversed(queries):
+            await asyncio.sleep(0)
+            if self.lives == 0:
+                raise RuntimeError("power cut")
+            if self.lives is not None:
+                self.lives -= 1
+            completion = Completion(query_id=query.id, expert_id="echo", text=query.text[::-1], latency_s=0.5)
+            yield CompletionFinished(query_id=query.id, completion=completion)
+            yield end_of(query, completion)
+
+
+def end_of(query, completion):
+    if query.text == REFUSED:
+        failure = RouteFailure(query_id=query.id, code="no_expert_available", message="nobody", usage=Usage())
+        return Failed(query_id=query.id, failure=failure)
+    recruits = (Recruit(expert_id="echo", samples=2), Recruit(expert_id="other"))
+    response = RouteResponse(
+        query_id=query.id,
+        annotation=SkillAnnotation(query_id=query.id),
+        decision=RouteDecision(query_id=query.id, recruits=recruits, recruiter="fixed"),
+        completions=(completion,),
+        answer=Answer(text=query.text[::-1], extracted=query.text[:1], aggregator="majority", agreement=0.5),
+        usage=Usage(completions=3, prompt_tokens=2, completion_tokens=1, cost_usd=0.001),
+        overhead_s=0.123,
+    )
+    return Answered(query_id=query.id, response=response)
+
+
+def as_query(question):
+    return user_query(question.id, question.text, task_format=TaskFormat(kind=question.answer_kind))
+
+
+def as_chat(query_id, body):
+    return user_query(query_id, body["messages"][-1]["content"])
+
+
+def job_of(folder, lines, **changes):
+    source = folder / "in.jsonl"
+    source.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return BatchJob(source=source, target=folder / "out.jsonl", as_query=as_query, as_chat=as_chat, **changes)
+
+
+def questions(n):
+    return [{"id": f"q{i}", "question": f"question {i}"} for i in range(n)]
+
+
+def output(job):
+    return [json.loads(line) for line in job.target.read_text().splitlines()]
+
+
+async def test_a_plain_line_says_what_was_answered_and_how(tmp_path):
+    job = job_of(tmp_path, [{"id": 5, "question": "abc"}])
+    summary = await run_batch(FakeEngine(), job)
+    assert output(job) == [
+        {
+            "id": 5,
+            "answer": "cba",
+            "extracted": "a",
+            "experts": ["echo", "echo", "other"],
+            "aggregator": "majority",
+            "agreement": 0.5,
+            "confidence": None,
+            "usage": {"completions": 3, "prompt_tokens": 2, "completion_tokens": 1},
+            "cost_usd": 0.001,
+            "error": None,
+        }
+    ]
+    assert (summary.n_lines, summary.n_answered, summary.n_failed, summary.n_resumed) == (1, 1, 0, 0)
+    assert summary.usage.cost_usd == 0.001
+
+
+async def test_failed_and_malformed_lines_keep_their_place_and_the_rest_goes_on(tmp_path):
+    lines = [{"id": "a", "question": REFUSED}, "{oops", {"id": "a", "question": "again"}, {"id": "b", "question": "xy"}]
+    job = job_of(tmp_path, lines)
+    summary = await run_batch(FakeEngine(), job)
+    failed, broken, doubled, good = output(job)
+    assert failed["error"] == {"code": "no_expert_available", "message": "nobody"}
+    assert broken["error"]["line"] == 2
+    assert "not valid JSON" in broken["error"]["message"]
+    assert "already that of line 1" in doubled["error"]["message"]
+    assert (good["answer"], good["error"]) == ("yx", None)
+    assert failed.keys() == broken.keys() == good.keys()
+    assert (summary.n_answered, summary.n_failed) == (1, 3)
+
+
+async def test_a_strict_batch_names_every_problem_before_anything_is_run(tmp_path):
+    job = job_of(tmp_path, ["{oops", *questions(2), {"id": 1}], is_strict=True)
+    engine = FakeEngine()
+    with pytest.raises(InvalidQuery, match=r"nothing was run:\n  line 1: .*\n  line 4: question is missing"):
+        await run_batch(engine, job)
+    assert engine.asked == []
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+async def test_openai_lines_are_answered_as_the_rest_door_would(tmp_path):
+    body = {"model": "auto", "messages": [{"role": "user", "content": "abc"}]}
+    refused = {"model": "auto", "messages": [{"role": "user", "content": REFUSED}]}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": content}
+        for name, content in [("good", body), ("bad", refused), ("good", body)]
+    ]
+    job = job_of(tmp_path, lines)
+    await run_batch(FakeEngine(), job)
+    good, bad, doubled = output(job)
+    assert (good["custom_id"], good["error"], good["response"]["status_code"]) == ("good", None, 200)
+    chat = good["response"]["body"]
+    assert (chat["object"], chat["model"], chat["choices"][0]["message"]["content"]) == (
+        "chat.completion",
+        "auto",
+        "cba",
+    )
+    assert "latency_s" not in json.dumps(chat)
+    assert "overhead_ms" not in json.dumps(chat)
+    assert bad["response"]["status_code"] == 503
+    assert bad["response"]["body"]["error"]["code"] == "no_expert_available"
+    assert (doubled["response"], doubled["error"]["code"]) == (None, "invalid_query")
+    assert len({line["id"] for line in (good, bad, doubled)}) == 3
+
+
+async def test_windows_bound_what_the_engine_is_given_at_once(tmp_path):
+    engine = FakeEngine()
+    await run_batch(engine, job_of(tmp_path, questions(7), window=3))
+    assert [len(window) for window in engine.windows] == [3, 3, 1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(lives=st.lists(st.integers(0, 6), max_size=6), window=st.integers(1, 7))
+async def test_cut_anywhere_the_output_is_that_of_an_undisturbed_run(tmp_path_factory, lives, window):
+    calm = job_of(tmp_path_factory.mktemp("calm"), [*questions(9), "{oops"], window=window)
+    await run_batch(FakeEngine(), calm)
+    job = job_of(tmp_path_factory.mktemp("cut"), [*questions(9), "{oops"], window=window)
+    done = []
+    for allowed in lives:
+        engine = FakeEngine(lives=allowed)
+        with pytest.raises(RuntimeError, match="power cut"):
+            if not job.journal_path.exists() and job.target.exists():
+                raise RuntimeError("power cut after the end")
+            await run_batch(engine, job)
+            raise RuntimeError("power cut after the end")
+        assert not set(done) & set(engine.asked)
+        if not job.journal_path.exists():
+            break
+        entries = [json.loads(line) for line in job.journal_path.read_text().splitlines()[1:]]
+        done = [entry["output"]["id"] for entry in entries]
+    last = FakeEngine()
+    await run_batch(last, job)
+    assert not set(done) & set(last.asked)
+    assert job.target.read_bytes() == calm.target.read_bytes()
+    assert not job.journal_path.exists()
+
+
+async def test_running_a_finished_batch_again_does_nothing(tmp_path):
+    job = job_of(tmp_path, questions(3))
+    first = await run_batch(FakeEngine(), job)
+    engine = FakeEngine()
+    second = await run_batch(engine, job)
+    assert engine.asked == []
+    assert second == replace(first, n_resumed=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.receipt"]
+
+
+async def test_an_output_of_something_else_is_not_overwritten_unasked(tmp_path):
+    job = job_of(tmp_path, questions(2))
+    job.target.write_text("precious\n")
+    with pytest.raises(ConfigError, match=r"out\.jsonl exists.*--restart.*another output"):
+        await run_batch(FakeEngine(), job)
+    assert job.target.read_text() == "precious\n"
+    assert not job.journal_path.exists()
+    await run_batch(FakeEngine(), replace(job, restarts=True))
+    assert len(output(job)) == 2
+
+
+@pytest.mark.parametrize("changed", ["input", "settings", "output"])
+async def test_a_receipt_vouches_for_this_input_these_settings_and_this_output_only(tmp_path, changed):
+    job = job_of(tmp_path, questions(2), settings={"config.k": "1"})
+    await run_batch(FakeEngine(), job)
+    if changed == "input":
+        job.source.write_text(json.dumps({"id": "new", "question": "new"}) + "\n")
+    elif changed == "settings":
+        job = replace(job, settings={"config.k": "2"})
+    else:
+        job.target.write_text("cut off")
+    with pytest.raises(ConfigError, match="is not the finished output of this input with these settings"):
+        await run_batch(FakeEngine(), job)
+
+
+@pytest.mark.parametrize(("changed", "named"), [("input", "input"), ("settings", r"config\.k")])
+async def test_an_unfinished_batch_is_only_continued_as_it_was(tmp_path, changed, named):
+    job = job_of(tmp_path, questions(4), settings={"config.k": "1"})
+    with pytest.raises(RuntimeError):
+        await run_batch(FakeEngine(lives=2), job)
+    if changed == "input":
+        job.source.write_text(json.dumps({"id": "new", "question": "new"}) + "\n")
+    else:
+        job = replace(job, settings={"config.k": "2"})
+    with pytest.raises(ConfigError, match=f"differs in: {named}"):
+        await run_batch(FakeEngine(), job)
+    engine = FakeEngine()
+    await run_batch(engine, replace(job, restarts=True))
+    assert len(engine.asked) == len(output(job))
+
+
+async def test_progress_starts_at_what_is_finished_and_ends_at_all(tmp_path):
+    job = job_of(tmp_path, [*questions(5), "{oops"], window=2)
+    with pytest.raises(RuntimeError):
+        await run_batch(FakeEngine(lives=3), job)
+    seen = []
+    await run_batch(FakeEngine(), job, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (3, 6)
+    assert seen[-1] == (6, 6)
+
+
+async def test_an_empty_input_gives_an_empty_output(tmp_path):
+    job = job_of(tmp_path, [])
+    summary = await run_batch(FakeEngine(), job)
+    assert (summary.n_lines, job.target.read_bytes()) == (0, b"")
+
+
+async def test_a_text_that_utf8_cannot_hold_stops_nothing(tmp_path):
+    job = job_of(tmp_path, [r'{"id": "a", "question": "\ud800"}', *questions(1)])
+    await run_batch(FakeEngine(), job)
+    assert [line["error"] for line in output(job)] == [None, None]
+
+
+async def test_an_unknown_cost_stays_unknown_in_the_sum(tmp_path):
+    class Unpriced(FakeEngine):
+        async def stream(self, queries):
+            async for event in super().stream(queries):
+                if isinstance(event, Answered):
+                    usage = replace(event.response.usage, cost_usd=None)
+                    yield replace(event, response=replace(event.response, usage=usage))
+
+    summary = await run_batch(Unpriced(), job_of(tmp_path, questions(2)))
+    assert summary.usage.cost_usd is None
+    assert summary.usage.completions == 6
