@@ -61,10 +61,16 @@ class Recruit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elimination:
-    """An expert that was not recruitable for a query, and why."""
+    """An expert that was not recruitable for a query, and why.
+
+    `code` is the kind of reason (`router_service.recruit.eligibility`); `cost_usd` is what one call costs at most where
+    that is the reason.
+    """
 
     expert_id: str
     reason: str
+    code: str = "ineligible"
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
