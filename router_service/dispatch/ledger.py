@@ -1,0 +1,133 @@
+"""The ledger: a query's budget is reserved before its calls go out and settled by what they really used."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router_service.errors import BudgetExceeded
+from router_service.types import Budget, Usage
+
+__all__ = ["Ledger", "Reservation"]
+
+_ROUNDING = 1e-9
+"""Relative tolerance of the money comparison: sums of prices are floats, and three thirds must fit into one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reservation:
+    """A share of a budget that is set aside; it stays so until the ledger settles or releases it."""
+
+    estimate: Usage
+
+
+class Ledger:
+    """The budget of one query: safe to use from several tasks and threads. The deadline runs from its making.
+
+    A call whose cost nobody knows cannot be reserved under a limit in USD; where a cost turns out unknown only
+    afterwards, its estimate is charged.
+    """
+
+    def __init__(self, budget: Budget, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.budget = budget
+        self._clock = clock
+        self._started = clock()
+        self._lock = threading.Lock()
+        self._open: set[Reservation] = set()
+        self._spent = Usage()
+        self._charged_usd = 0.0
+        self._reserved = Usage()
+
+    @property
+    def has_limits(self) -> bool:
+        """True where something besides the deadline is limited, so that estimates matter."""
+        limits = self.budget
+        return (limits.max_completions, limits.max_cost_usd, limits.max_output_tokens) != (None, None, None)
+
+    @property
+    def spent(self) -> Usage:
+        """What was settled so far; its cost is None as soon as one settled cost was unknown."""
+        return self._spent
+
+    def remaining_s(self) -> float | None:
+        """Seconds to the deadline, never below 0; None where the budget has none."""
+        if self.budget.deadline_s is None:
+            return None
+        return max(0.0, self.budget.deadline_s - (self._clock() - self._started))
+
+    @property
+    def is_expired(self) -> bool:
+        """True once the deadline has passed."""
+        return self.remaining_s() == 0.0
+
+    def reserve(self, estimate: Usage) -> Reservation:
+        """Set the estimate aside, all of it or nothing; raises `BudgetExceeded` naming limit, spent and needed."""
+        reservation = Reservation(estimate=estimate)
+        with self._lock:
+            self._check(estimate)
+            self._open.add(reservation)
+            self._reserved = self._sum_of_open()
+        return reservation
+
+    def settle(self, reservation: Reservation, actual: Usage) -> None:
+        """Replace a reservation by what was used, also where that is more; settling twice is a `ValueError`."""
+        cost = reservation.estimate.cost_usd if actual.cost_usd is None else actual.cost_usd
+        with self._lock:
+            if reservation not in self._open:
+                raise ValueError("this reservation was settled or released before; each can be settled only once")
+            self._open.remove(reservation)
+            self._reserved = self._sum_of_open()
+            self._spent += actual
+            self._charged_usd += cost or 0.0
+
+    def release(self, reservation: Reservation) -> None:
+        """Give a reservation back unused; one that is settled or released already is left as it is."""
+        with self._lock:
+            self._open.discard(reservation)
+            self._reserved = self._sum_of_open()
+
+    def _sum_of_open(self) -> Usage:
+        """Summed anew each time: adding and subtracting floats would drift."""
+        return sum((reservation.estimate for reservation in self._open), Usage())
+
+    def _check(self, estimate: Usage) -> None:
+        limits, spent, reserved = self.budget, self._spent, self._reserved
+        _fits(
+            "max_completions",
+            limits.max_completions,
+            spent=spent.completions,
+            reserved=reserved.completions,
+            needed=estimate.completions,
+        )
+        _fits(
+            "max_output_tokens",
+            limits.max_output_tokens,
+            spent=spent.completion_tokens,
+            reserved=reserved.completion_tokens,
+            needed=estimate.completion_tokens,
+        )
+        if limits.max_cost_usd is None:
+            return
+        if estimate.cost_usd is None:
+            raise BudgetExceeded(
+                f"the budget limits max_cost_usd to {limits.max_cost_usd:g}, but the cost of this call is unknown; "
+                "give the expert prices in the pool, or leave max_cost_usd out"
+            )
+        _fits(
+            "max_cost_usd",
+            limits.max_cost_usd,
+            spent=self._charged_usd,
+            reserved=reserved.cost_usd or 0.0,
+            needed=estimate.cost_usd,
+        )
+
+
+def _fits(name: str, limit: float | None, *, spent: float, reserved: float, needed: float) -> None:
+    if limit is None or spent + reserved + needed <= limit * (1 + _ROUNDING):
+        return
+    raise BudgetExceeded(
+        f"the budget's {name} is {limit:g}: {spent:g} spent, {reserved:g} reserved, {needed:g} more needed; "
+        f"raise {name}, or ask fewer or cheaper experts"
+    )

@@ -1,0 +1,113 @@
+"""The runner: works batches off on their backends and yields completions, token deltas and complete panels."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+
+from router_service.backends.base import Backend
+from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.planner import keys_of
+from router_service.dispatch.settings import DispatchSettings
+from router_service.dispatch.tries import Tries
+from router_service.dispatch.verdicts import failed_completion
+from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
+from router_service.errors import ExpertError, UnknownNameError
+from router_service.types import CompletionError, Expert, ExpertBatch
+
+__all__ = ["PanelReady", "Runner", "WaveEvent"]
+
+
+class Runner:
+    """Asks experts. Limits per expert and the turns of embedded engines hold over all runs of one runner.
+
+    A run never raises for what a backend does: each failure is a completion with `error`. `clock` and `sleep` are
+    replaceable, for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        experts: Mapping[str, Expert],
+        backends: Mapping[str, Backend],
+        settings: DispatchSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._experts = experts
+        self._backends = backends
+        self._settings = settings or DispatchSettings()
+        self._tries = Tries(self._settings, clock=clock, sleep=sleep)
+
+    def expert(self, expert_id: str) -> Expert:
+        """The expert of that id; raises `UnknownNameError`."""
+        if expert_id not in self._experts:
+            raise UnknownNameError("expert", expert_id, self._experts)
+        return self._experts[expert_id]
+
+    def is_batched(self, expert_id: str) -> bool:
+        """True where the expert's backend takes whole batches; raises `UnknownNameError`."""
+        return self._backend_of(self.expert(expert_id)).is_batched
+
+    async def run(
+        self, batches: Sequence[ExpertBatch], ledgers: Mapping[str, Ledger]
+    ) -> AsyncGenerator[WaveEvent, None]:
+        """Every completion once, good or bad, and one `PanelReady` per query after its last completion.
+
+        `ledgers` are keyed by query id, or by `parent_id` where a query has one; all of a query's assignments are
+        reserved before any call goes out. Close the iterator (`contextlib.aclosing`), or cancel the task that reads
+        it, to cancel every open call; it returns when they have ended. Raises `UnknownNameError` for an expert or
+        backend that is not there, and `InvalidQuery` where one sample is asked for twice.
+        """
+        calls = self._calls(batches)
+        wave = Wave(calls, ledgers, settings=self._settings)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            wave.open()
+            tasks = [self._start(call, wave) for call in calls if call.open]
+            while (event := await wave.next()) is not None:
+                yield event
+        finally:
+            wave.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Give back what the backends hold; one that fails to does not keep the others from it."""
+        await asyncio.gather(*(backend.aclose() for backend in self._backends.values()), return_exceptions=True)
+
+    def _calls(self, batches: Sequence[ExpertBatch]) -> list[Call]:
+        """One call per batch of an embedded engine, one per assignment of a server."""
+        calls = []
+        for batch in batches:
+            expert = self.expert(batch.expert_id)
+            backend = self._backend_of(expert)
+            parts = [batch]
+            if not backend.is_batched:
+                parts = [ExpertBatch(expert_id=expert.id, assignments=(a,)) for a in batch.assignments]
+            calls += [Call(expert=expert, backend=backend, batch=part) for part in parts]
+        return calls
+
+    def _start(self, call: Call, wave: Wave) -> asyncio.Task[None]:
+        call.task = asyncio.create_task(self._tries.work(call, wave), name=f"ask {call.expert.id}")
+        call.task.add_done_callback(partial(_ended, call, wave))
+        return call.task
+
+    def _backend_of(self, expert: Expert) -> Backend:
+        if expert.backend not in self._backends:
+            raise UnknownNameError("backend", expert.backend, self._backends)
+        return self._backends[expert.backend]
+
+
+def _ended(call: Call, wave: Wave, task: asyncio.Task[None]) -> None:
+    """See to it that a call leaves nothing open: a run must end whatever a backend does."""
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        wave.fail(defect)
+        return
+    error = CompletionError(
+        code=ExpertError.code,
+        message=f"the call of {call.expert.id} was cancelled inside backend {call.expert.backend!r}",
+    )
+    for key in [key for key in keys_of(call.batch) if key in call.open]:
+        wave.finish(failed_completion(key, error, expert=call.expert))

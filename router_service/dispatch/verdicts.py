@@ -1,0 +1,91 @@
+"""Verdicts: what a backend handed over or raised, made into a finished completion (priced, extracted, or failed)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from aggregators.extract import extract
+from experts_registry.prices import cost_usd
+from router_service.dispatch.planner import SampleKey
+from router_service.errors import ExpertError, ExpertTimeout, RouterError
+from router_service.types import Completion, CompletionError, Expert, Query, Usage
+
+__all__ = ["EMPTY", "error_of", "failed_completion", "finished_completion"]
+
+EMPTY = "empty_completion"
+"""Code of a completion without text and tool calls; worth one more try."""
+
+_log = logging.getLogger(__name__)
+
+
+def finished_completion(
+    completion: Completion, *, expert: Expert, query: Query, extracts_answers: bool = False
+) -> Completion:
+    """The completion with its cost and its extracted answer filled in where the backend left them out.
+
+    One that says nothing at all is a failure, unless its backend `extracts_answers` by itself.
+    """
+    completion = replace(completion, usage=_priced(completion.usage, expert))
+    if not completion.succeeded or extracts_answers:
+        return completion
+    if not completion.text.strip() and not completion.tool_calls:
+        why = f" (it stopped for: {completion.finish_reason})" if completion.finish_reason else ""
+        error = CompletionError(code=EMPTY, message=f"{expert.id} answered nothing{why}", is_retryable=True)
+        return replace(completion, error=error)
+    if completion.extracted is None:
+        return replace(completion, extracted=extract(completion.text, query.task_format))
+    return completion
+
+
+def failed_completion(
+    key: SampleKey, error: CompletionError, *, expert: Expert, latency_s: float = 0.0, has_worked: bool = False
+) -> Completion:
+    """A completion that failed as a whole; what it cost is unknown where the expert may have worked meanwhile."""
+    query_id, expert_id, sample = key
+    has_worked = has_worked or error.code in (ExpertTimeout.code, ExpertError.code)
+    usage = Usage(completions=1, cost_usd=None if has_worked and not _is_free(expert) else 0.0)
+    return Completion(
+        query_id=query_id, expert_id=expert_id, sample=sample, usage=usage, latency_s=latency_s, error=error
+    )
+
+
+def error_of(error: Exception, expert: Expert, *, limit_s: float) -> CompletionError:
+    """What a backend raised, as data; the expert's key never shows."""
+    if isinstance(error, ExpertError):
+        return CompletionError(
+            code=error.code,
+            message=_without_secret(error.message, expert),
+            is_retryable=error.retryable,
+            retry_after_s=error.retry_after_s,
+        )
+    if isinstance(error, TimeoutError):
+        message = f"{expert.id} did not answer within {limit_s:g} s; raise limits.timeout_s if it needs longer"
+        return CompletionError(code=ExpertTimeout.code, message=message, is_retryable=True)
+    message = _without_secret(f"{type(error).__name__}: {error}", expert)
+    if isinstance(error, RouterError):
+        return CompletionError(code=error.code, message=message)
+    _log.warning("backend %s broke on expert %s: %s", expert.backend, expert.id, message)
+    return CompletionError(code=ExpertError.code, message=f"backend {expert.backend!r} broke on {expert.id}: {message}")
+
+
+def _priced(usage: Usage, expert: Expert) -> Usage:
+    """Cost by the expert's prices where the backend named none; without token counts it stays unknown."""
+    if usage.cost_usd is not None:
+        return usage
+    if _is_free(expert):
+        return replace(usage, cost_usd=0.0)
+    if not usage.prompt_tokens and not usage.completion_tokens:
+        return usage
+    cost = cost_usd(expert.prices, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    return replace(usage, cost_usd=cost)
+
+
+def _is_free(expert: Expert) -> bool:
+    prices = expert.prices
+    return prices is not None and prices.input_usd_per_mtok == 0 and prices.output_usd_per_mtok == 0
+
+
+def _without_secret(text: str, expert: Expert) -> str:
+    secret = expert.api_key.reveal() if expert.api_key is not None else ""
+    return text.replace(secret, "***") if secret else text
