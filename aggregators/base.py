@@ -12,7 +12,11 @@ __all__ = ["AGGREGATORS", "Aggregator"]
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Makes one answer of many completions; pure given the panel, its seed (`panel.decision.seed`) and `ask`."""
+    """Makes one answer of many completions; pure given the panel, its seed (`panel.decision.seed`) and `ask`.
+
+    The order of the completions settles ties (the earliest wins) and nothing else; an aggregator to which it means
+    more says so with a class attribute `order_matters = True`.
+    """
 
     keeps_text: bool
     """True where the answer's text is always one member's text, unchanged (votes): then a panel of one may stream."""

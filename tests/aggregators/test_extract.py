@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.extract import boxed, extract, without_thoughts
@@ -205,6 +205,7 @@ _PIECES = st.sampled_from(
 
 
 @pytest.mark.parametrize("task_format", FORMATS, ids=lambda f: f.kind.value)
+@settings(deadline=None)
 @given(text=st.lists(st.one_of(_PIECES, st.text(max_size=5)), max_size=12).map("".join))
 def test_any_text_is_read_without_an_error_and_never_as_an_empty_answer(task_format, text):
     found = extract(text, task_format)
