@@ -25,6 +25,9 @@ from router_service.types import (
 
 __all__ = ["Call", "PanelReady", "Wave", "WaveEvent"]
 
+_CANCELLED = "cancelled"
+"""Code of a completion that was ended because nobody waits for it any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelReady:
@@ -80,14 +83,15 @@ class Wave:
             if remaining_s is None:
                 remaining_s = self._settings.default_deadline_s
             if remaining_s == 0:
-                self._close_rest(panel, ExpertTimeout.code, "the query's deadline had passed before the call went out")
+                message = "the query's deadline had passed before the call went out"
+                self._close_rest(panel, CompletionError(code=ExpertTimeout.code, message=message))
                 continue
             for expert, assignment in panel.assignments:
                 self._reserve(panel, expert, assignment)
             if remaining_s is not None:
                 panel.deadline_at = asyncio.get_running_loop().time() + remaining_s
                 message = f"no answer before the query's deadline ({remaining_s:g} s were left when it was asked)"
-                self._later(remaining_s, panel, ExpertTimeout.code, message)
+                self._later(remaining_s, panel, CompletionError(code=ExpertTimeout.code, message=message))
 
     async def next(self) -> WaveEvent | None:
         """The next event; None once every panel is complete and told. Raises a defect that `fail` was given."""
@@ -101,7 +105,7 @@ class Wave:
     def close(self) -> None:
         """End everything that is still out, as cancelled; safe to call at any time."""
         for panel in self._panels.values():
-            self._close_rest(panel, "cancelled", "the caller went away")
+            self._close_rest(panel, CompletionError(code=_CANCELLED, message="the caller went away"))
             panel.stop_timers()
 
     def fail(self, defect: BaseException) -> None:
@@ -154,7 +158,7 @@ class Wave:
             reservation = panel.ledger.reserve(estimate)
         except BudgetExceeded as refusal:
             for key in keys:
-                self.finish(_failed(key, BudgetExceeded.code, refusal.message, Usage()))
+                self.finish(_failed(key, CompletionError(code=refusal.code, message=refusal.message), Usage()))
             return
         self._bills.update(dict.fromkeys(keys, _Bill(panel.ledger, reservation, len(keys))))
 
@@ -171,17 +175,16 @@ class Wave:
         panel.has_quorum = True
         grace_s = self._settings.straggler_grace_s
         message = f"left behind: {quorum} of {len(panel.keys)} had answered (the quorum) and {grace_s:g} s had passed"
-        self._later(grace_s, panel, "cancelled", message)
+        self._later(grace_s, panel, CompletionError(code=_CANCELLED, message=message))
 
-    def _later(self, delay_s: float, panel: _Panel, code: str, message: str) -> None:
-        loop = asyncio.get_running_loop()
-        panel.timers.append(loop.call_later(delay_s, self._close_rest, panel, code, message))
+    def _later(self, delay_s: float, panel: _Panel, error: CompletionError) -> None:
+        panel.timers.append(asyncio.get_running_loop().call_later(delay_s, self._close_rest, panel, error))
 
-    def _close_rest(self, panel: _Panel, code: str, message: str) -> None:
+    def _close_rest(self, panel: _Panel, error: CompletionError) -> None:
         for key in panel.keys:
             if key not in panel.finished:
                 call = self._calls[key]
-                self.finish(_failed(key, code, message, _unknown_usage(call)))
+                self.finish(_failed(key, error, _unknown_usage(call)))
                 if not call.open and call.task is not None:
                     call.task.cancel()
 
@@ -257,9 +260,8 @@ def _panels_of(calls: Sequence[Call], ledgers: Mapping[str, Ledger]) -> dict[str
     return panels
 
 
-def _failed(key: SampleKey, code: str, message: str, usage: Usage) -> Completion:
+def _failed(key: SampleKey, error: CompletionError, usage: Usage) -> Completion:
     query_id, expert_id, sample = key
-    error = CompletionError(code=code, message=message)
     return Completion(query_id=query_id, expert_id=expert_id, sample=sample, usage=usage, error=error)
 
 
