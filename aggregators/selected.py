@@ -67,7 +67,7 @@ class Selected:
     """
 
     def __init__(self, *, path: str | None = None, choice: str | None = None, expert: str | None = None) -> None:
-        """`choice` names the aggregator and `expert` its writer; else `path` is a selection file; else it is majority."""
+        """`choice` names the aggregator and `expert` its writer; else `path` is a selection file; else majority."""
         if choice is None and expert is not None:
             raise ConfigError(f"aggregator 'selected': expert {expert!r} writes for no one; name the `choice` too")
         is_read = path is not None and choice is None
