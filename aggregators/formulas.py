@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ _MAX_EXPONENT = 400
 
 _MAX_FORMULA_CHARS = 300
 _COMPARISON_TIMEOUT_S = 3.0
+
+_FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "pmod", "mod", "gcd", "lcm"})
 
 _LATEX_NOISE = re.compile(r"\\[,!;: ]|\\(?:left|right|displaystyle)\b|\\?[$€£¥%]|[*_]{2}|~")
 _UNIT = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}|\^\{?\\circ\}?|°")
@@ -78,6 +81,8 @@ def same_formula(a: str, b: str) -> bool:
         from math_verify import parse, verify
     except ImportError:
         return False
+    # math-verify warns that its own timer is off; ours (see `_within`) takes its place.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def compare() -> bool:
         left, right = (parse(f"${plain_formula(text)}$", parsing_timeout=None) for text in (a, b))
@@ -87,9 +92,10 @@ def same_formula(a: str, b: str) -> bool:
 
 
 def _is_formula(text: str) -> bool:
-    """True for what a maths library should read: no tower or huge power, whose value could fill the memory."""
+    """True for what a maths library should read: no prose, and no tower or huge power that could fill the memory."""
     has_tower = re.search(r"\^\s*\{?[^{}]*\^|\*\*.*\*\*|(?:\^|\*\*)\s*\{?\s*\d{4,}|!\s*!|\d{4,}\s*!", text)
-    return bool(text.strip()) and has_tower is None and re.search(r"\d|\\[a-z]+|[a-z]", text) is not None
+    words = {word.lower() for word in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", text)}
+    return bool(text.strip()) and has_tower is None and words <= _FUNCTIONS
 
 
 class _Abandoned(Exception):
