@@ -1,0 +1,138 @@
+"""The annotator without an LLM: a query needs what the most similar fitted questions needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from router_service.errors import ConfigError, NotFittedError
+from router_service.types import Ask, Query, Question, SkillAnnotation
+from skills.artefacts import ArtefactKind
+from skills.base import ANNOTATORS, Embedder, Vectors
+from skills.cached_embedder import open_embedder
+from skills.neighbours import Neighbours
+
+__all__ = ["Embedding"]
+
+KIND = ArtefactKind("embedding_annotator", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is kept of one fitted question."""
+
+    id: str
+    skills: tuple[str, ...]
+    category: str | None
+
+
+@ANNOTATORS.register("embedding")
+@dataclass(kw_only=True)
+class Embedding:
+    """Nearest fitted questions by cosine similarity; each lends its skills and its category, the nearest the most.
+
+    A neighbour's weight is a softmax over the neighbours' similarities: `exp(similarity / temperature)`, normalised to
+    1 over those at or above the floor; a skill's weight is the sum over the neighbours that have it, so it lies in
+    [0, 1]. Novelty is 1 minus the similarity of the nearest question, in [0, 1]. Order of the fitted questions does not
+    matter: equally near ones are taken by id.
+    """
+
+    embedder: Embedder | str = "minilm_onnx"
+    """An `Embedder`, or the name of a registered one."""
+    neighbours: int = 8
+    """How many fitted questions are looked at."""
+    temperature: float = 0.1
+    """Of the softmax: small trusts the nearest question alone, large all of them alike."""
+    floor: float = 0.0
+    """Cosine similarity below which a fitted question says nothing; where none is left, there are no skills."""
+    max_skills: int = 10
+    """The heaviest skills are kept, the rest dropped; equal weights by name."""
+    questions_: tuple[_Seen, ...] | None = field(init=False, default=None, repr=False)
+    _index: Neighbours | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1 or self.max_skills < 1 or self.temperature <= 0.0 or not -1.0 <= self.floor <= 1.0:
+            raise ConfigError(
+                f"embedding annotator: neighbours={self.neighbours}, max_skills={self.max_skills}, "
+                f"temperature={self.temperature}, floor={self.floor}; needed: neighbours and max_skills 1 or more, "
+                "temperature above 0, floor in [-1, 1]"
+            )
+        self._embedder = open_embedder(self.embedder)
+
+    def fit(self, questions: Sequence[Question]) -> Embedding:
+        """Embed and keep the questions; `ConfigError` where there is none."""
+        if not questions:
+            raise ConfigError("the embedding annotator needs at least one question to fit on; none was given")
+        ordered = sorted(questions, key=lambda question: (question.id, question.text, question.skills))
+        vectors = self._embedder.embed([question.text for question in ordered])
+        self.questions_ = tuple(_Seen(q.id, tuple(dict.fromkeys(q.skills)), q.category) for q in ordered)
+        self._index = Neighbours(vectors)
+        return self
+
+    async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
+        """One annotation per query, in order: one embedding call and one search for all; never calls `ask`."""
+        seen, index = self._fitted()
+        return await asyncio.to_thread(self._annotate, queries, seen, index) if queries else []
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted questions' ids, skills, categories and vectors to one file."""
+        seen, index = self._fitted()
+        questions = [[question.id, list(question.skills), question.category] for question in seen]
+        fields = {"questions": questions, "embedder": self._embedder.fingerprint}
+        KIND.save(path, fields, {"vectors": index.rows})
+
+    def load(self, path: str | Path) -> Embedding:
+        """Take the state that `save` wrote; returns itself. Loads the embedder too, so that what it lacks shows now."""
+        artefact = KIND.load(path)
+        artefact.check_embedder(self._embedder.fingerprint)
+        self._embedder.embed(["ready"])
+        self.questions_ = tuple(_Seen(key, tuple(skills), group) for key, skills, group in artefact.fields["questions"])
+        self._index = Neighbours(artefact.arrays["vectors"])
+        return self
+
+    def _fitted(self) -> tuple[tuple[_Seen, ...], Neighbours]:
+        if self.questions_ is None or self._index is None:
+            raise NotFittedError("the embedding annotator is not fitted; call fit(questions) or load(path) first")
+        return self.questions_, self._index
+
+    def _annotate(self, queries: Sequence[Query], seen: tuple[_Seen, ...], index: Neighbours) -> list[SkillAnnotation]:
+        vectors = self._embedder.embed([query.text for query in queries])
+        similarities, rows = index.search(vectors, self.neighbours)
+        return [
+            self._annotation(query.id, vector, near=near, found=[seen[row] for row in found])
+            for query, vector, near, found in zip(queries, vectors, similarities, rows, strict=True)
+        ]
+
+    def _annotation(
+        self, query_id: str, vector: Vectors, *, near: npt.NDArray[np.float64], found: Sequence[_Seen]
+    ) -> SkillAnnotation:
+        close = near[near >= self.floor]  # sorted, so the first len(close) of `found`
+        raw = np.exp((close - near[0]) / self.temperature)
+        weights = (raw / raw.sum()).tolist() if len(close) else []
+        skills = _summed(
+            (skill, weight) for question, weight in zip(found, weights, strict=False) for skill in question.skills
+        )
+        categories = _summed((q.category, weight) for q, weight in zip(found, weights, strict=False) if q.category)
+        return SkillAnnotation(
+            query_id=query_id,
+            skills=dict(list(skills.items())[: self.max_skills]),
+            category=next(iter(categories), None),
+            novelty=float(np.clip(1.0 - near[0], 0.0, 1.0)),
+            annotator="embedding",
+            embedding=tuple(vector.tolist()),
+            nearest=tuple((q.id, similarity) for q, similarity in zip(found, close.tolist(), strict=False)),
+        )
+
+
+def _summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Weights added up per name, heaviest first, equal ones by name."""
+    sums: dict[str, float] = defaultdict(float)
+    for name, weight in pairs:
+        sums[name] += weight
+    return dict(sorted(sums.items(), key=lambda item: (-round(item[1], 9), item[0])))

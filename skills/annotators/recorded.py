@@ -1,0 +1,71 @@
+"""The annotator for skills that are known already: read from the query's metadata and snapped to the fitted ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from router_service.errors import ConfigError
+from router_service.types import Ask, Query, Question, SkillAnnotation
+from skills.base import ANNOTATORS, Embedder
+from skills.index import SkillIndex
+
+__all__ = ["Recorded"]
+
+
+@ANNOTATORS.register("recorded")
+@dataclass(kw_only=True)
+class Recorded:
+    """Skills from `metadata["skills"]`, a JSON list of names, each snapped to the nearest fitted skill.
+
+    A skill's weight is how many recorded names snapped to it. Metadata without the key, or with something else than a
+    JSON list of texts, gives no skills: checking what callers send is the doors' task, and one query must not fail a
+    batch.
+    """
+
+    embedder: Embedder | str = "minilm_onnx"
+    """Used for names that are no fitted skill; an `Embedder`, or the name of a registered one."""
+    floor: float = 0.0
+    """Cosine similarity below which a name snaps to no skill."""
+    index_: SkillIndex = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.floor <= 1.0:
+            raise ConfigError(f"recorded annotator: floor={self.floor}; a cosine similarity lies between -1 and 1")
+        self.index_ = SkillIndex(self.embedder)
+
+    def fit(self, questions: Sequence[Question]) -> Recorded:
+        """Learn which skills there are: all that the questions name. `ConfigError` where none names any."""
+        self.index_.fit_questions(questions)
+        return self
+
+    async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
+        """One annotation per query, in order; never calls `ask`."""
+        names = [_recorded_names(query) for query in queries]
+        found = await asyncio.to_thread(self.index_.weights_of_each, names, self.floor)
+        return [
+            SkillAnnotation(query_id=query.id, skills=skills, annotator="recorded")
+            for query, skills in zip(queries, found, strict=True)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted skills to one file."""
+        self.index_.save(path)
+
+    def load(self, path: str | Path) -> Recorded:
+        """Take the state that `save` wrote; returns itself."""
+        self.index_.load(path)
+        return self
+
+
+def _recorded_names(query: Query) -> list[str]:
+    try:
+        names = json.loads(query.metadata.get("skills", "[]"))
+    except (ValueError, TypeError, RecursionError):
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return []
+    return [name for name in names if name.strip()]
