@@ -104,12 +104,22 @@ def _tokenizer() -> Any:
 
 def _session(graph: bytes, threads: int) -> Any:
     runtime = require("onnxruntime")
+    _check_runtime(runtime.__version__)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _check_runtime(version: str) -> None:
+    """8-bit MatMulNBits on the CPU came with onnxruntime 1.22 (tried: 1.21.1 refuses the graph, 1.22.1 runs it)."""
+    if tuple(int(part) for part in version.split(".")[:2]) < (1, 22):
+        raise ConfigError(
+            f"onnxruntime {version} cannot run 8-bit blocks; install 1.22 or newer, "
+            "or choose the embedder `minilm` or `hashing`"
+        )
 
 
 def _write_graph() -> bytes:

@@ -123,6 +123,13 @@ def test_a_cache_that_cannot_be_used_names_the_way_out(tmp_path):
         minilm_onnx._cached(tmp_path / "file" / "graph.onnx", lambda: b"weights")
 
 
+def test_an_onnxruntime_that_is_too_old_is_named():
+    minilm_onnx._check_runtime("1.22.0")
+    minilm_onnx._check_runtime("2.0.0.dev1")
+    with pytest.raises(ConfigError, match=r"onnxruntime 1\.21\.1 cannot"):
+        minilm_onnx._check_runtime("1.21.1")
+
+
 @pytest.mark.parametrize(
     "make", [lambda: Minilm(threads=0), lambda: Minilm(batch_size=0), lambda: MinilmOnnx(threads=0)]
 )
