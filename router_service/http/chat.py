@@ -65,70 +65,80 @@ AppDoor = Annotated[Door, Depends(door_of)]
 @router.post("/v1/chat/completions", summary="Answer a chat, by the experts that are good at it")
 async def chat(body: ChatRequest, request: Request, door: AppDoor) -> Response:
     """OpenAI-compatible; `model` routes (`auto`, `auto/<recruiter>`) or names one expert."""
-    query = door.query(body)
-    if body.stream:
-        return _streamed(query, body, request, door)
-    return await _whole(query, body, request, door)
+    exchange = _Exchange(body=body, request=request, door=door, query=door.query(body))
+    return exchange.streamed() if body.stream else await exchange.whole()
 
 
 @router.post("/v1/route", summary="Explain who would be asked, without asking")
 async def route(body: RouteRequest, request: Request, door: AppDoor) -> Response:
     """Annotates and recruits only; no expert is called."""
-    query = door.query(body)
-    try:
-        [made] = await while_present(request.receive, door.engine.route([query]))
-    except ClientLeft:
-        return _left(request)
-    if isinstance(made, Failed):
-        return error_response(failure_error(made.failure), {"enlist": report_of(made.failure)})
-    headers = known_headers(query.controls, body.warnings) | decision_headers(made.decision)
-    return WireJson(route_body(made, model=body.model), headers=headers)
+    return await _Exchange(body=body, request=request, door=door, query=door.query(body)).explained()
 
 
-async def _whole(query: Query, body: ChatRequest, request: Request, door: Door) -> Response:
-    called = time.perf_counter()
-    try:
-        [end] = await while_present(request.receive, door.engine.run([query]))
-    except ClientLeft:
-        door.metrics.query_abandoned()
-        return _left(request)
-    engine_s = time.perf_counter() - called
-    door.metrics.query_ended(end)
-    known = known_headers(query.controls, body.warnings)
-    if isinstance(end, RouteFailure):
-        return _failed(end, known)
-    return _answered(end, body, known, _overhead_s(request, end, engine_s, door))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exchange:
+    """One request under way: what was asked, as it came and as the engine gets it."""
+
+    body: ChatRequest
+    request: Request
+    door: Door
+    query: Query
+
+    def streamed(self) -> Response:
+        """The answer as server-sent events, opened before any work is done."""
+        door, query, body = self.door, self.query, self.body
+        writer = ChunkWriter(
+            id=query.id, model=body.model, created=int(time.time()), includes_usage=body.includes_usage
+        )
+        stream = AnswerStream(
+            writer, metrics=door.metrics, scope=self.request.scope, heartbeat_s=door.settings.heartbeat_s
+        )
+        chunks = stream.chunks(door.engine.stream([query]))
+        return EventStream(chunks, headers=self._known_headers, on_left=door.metrics.query_abandoned)
+
+    async def whole(self) -> Response:
+        """The answer in one piece; a caller that leaves before it ends the work."""
+        called = time.perf_counter()
+        try:
+            [end] = await while_present(self.request.receive, self.door.engine.run([self.query]))
+        except ClientLeft:
+            self.door.metrics.query_abandoned()
+            return _LEFT
+        engine_s = time.perf_counter() - called
+        self.door.metrics.query_ended(end)
+        if isinstance(end, RouteFailure):
+            return self._failed(end)
+        overhead_s = self._overhead_s(end, engine_s)
+        content = chat_body(end, model=self.body.model, created=int(time.time()), overhead_s=overhead_s)
+        return WireJson(content, headers={**self._known_headers, **headers_of(end, overhead_s=overhead_s)})
+
+    async def explained(self) -> Response:
+        """Who would be asked, and why."""
+        try:
+            [made] = await while_present(self.request.receive, self.door.engine.route([self.query]))
+        except ClientLeft:
+            return _LEFT
+        if isinstance(made, Failed):
+            return self._failed(made.failure)
+        headers = self._known_headers | decision_headers(made.decision)
+        return WireJson(route_body(made, model=self.body.model), headers=headers)
+
+    @property
+    def _known_headers(self) -> dict[str, str]:
+        return known_headers(self.query.controls, self.body.warnings)
+
+    def _failed(self, failure: RouteFailure) -> Response:
+        response = error_response(failure_error(failure), {"enlist": report_of(failure)})
+        response.headers.update(self._known_headers | decision_headers(failure.decision))
+        return response
+
+    def _overhead_s(self, end: RouteResponse, engine_s: float) -> float:
+        """The engine's own time, and all that passed at the door outside the engine."""
+        started: float = self.request.scope["state"]["started"]
+        overhead_s = end.overhead_s + max(0.0, time.perf_counter() - started - engine_s)
+        self.door.metrics.overhead(overhead_s)
+        return overhead_s
 
 
-def _failed(failure: RouteFailure, known: dict[str, str]) -> Response:
-    response = error_response(failure_error(failure), {"enlist": report_of(failure)})
-    response.headers.update(known | decision_headers(failure.decision))
-    return response
-
-
-def _answered(end: RouteResponse, body: ChatRequest, known: dict[str, str], overhead_s: float) -> Response:
-    content = chat_body(end, model=body.model, created=int(time.time()), overhead_s=overhead_s)
-    return WireJson(content, headers={**known, **headers_of(end, overhead_s=overhead_s)})
-
-
-def _overhead_s(request: Request, end: RouteResponse, engine_s: float, door: Door) -> float:
-    """The engine's own time, and all that passed at the door outside the engine."""
-    started: float = request.scope["state"]["started"]
-    overhead_s = end.overhead_s + max(0.0, time.perf_counter() - started - engine_s)
-    door.metrics.overhead(overhead_s)
-    return overhead_s
-
-
-def _streamed(query: Query, body: ChatRequest, request: Request, door: Door) -> Response:
-    writer = ChunkWriter(id=query.id, model=body.model, created=int(time.time()), includes_usage=body.includes_usage)
-    stream = AnswerStream(writer, metrics=door.metrics, scope=request.scope, heartbeat_s=door.settings.heartbeat_s)
-    return EventStream(
-        stream.chunks(door.engine.stream([query])),
-        headers=known_headers(query.controls, body.warnings),
-        on_left=door.metrics.query_abandoned,
-    )
-
-
-def _left(request: Request) -> Response:
-    """Nobody reads it; it ends the exchange, and the request is counted under its status."""
-    return error_response(WireError(code="client_disconnected", message="the caller left before the answer"))
+_LEFT = error_response(WireError(code="client_disconnected", message="the caller left before the answer"))
+"""Nobody reads it; it ends the exchange, and the request is counted under its status."""

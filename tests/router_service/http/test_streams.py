@@ -14,6 +14,7 @@ from router_service.http.streams import heartbeaten
 from router_service.types import TokenDelta, ToolCall
 from tests.router_service.http.fakes import FakeEngine, Script, failure, running_server
 from tests.router_service.http.test_chat import ASK
+from tests.router_service.parts import FakeBackend, engine_of
 
 STREAM = ASK | {"stream": True}
 
@@ -200,3 +201,18 @@ def _until(url: str, text: str) -> str:
         assert time.monotonic() < deadline, f"{text} never came:\n{page}"
         time.sleep(0.02)
     return page
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["whole", "stream"])
+def test_leaving_reaches_every_open_call_of_the_real_engine(body):
+    backend = FakeBackend(pause_s=30)
+    with running_server(engine_of(backend)) as running:
+        with (
+            pytest.raises(httpx.ReadTimeout),
+            httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, timeout=0.5) as reply,
+        ):
+            reply.read()
+        deadline = time.monotonic() + 1.0
+        while backend.cancelled_calls < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert (backend.cancelled_calls, backend.open_calls) == (3, 0)
