@@ -227,6 +227,7 @@ class Engine:
     async def _dispatch(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         """Ask one wave of experts; panels that are complete are aggregated at once, the others come back."""
         by_id = {flight.query.id: flight for flight in flights}
+        ask = BudgetedAsk(self.runner, _ledgers(flights), on_delta=_shows(by_id, emit))
         unfinished: list[Flight] = []
         async with asyncio.TaskGroup() as group:
             async with aclosing(self.runner.run(self._plan(flights), _ledgers(flights))) as finished:
@@ -240,11 +241,11 @@ class Engine:
                         if isinstance(flight.recruiter, SequentialRecruiter):
                             unfinished.append(flight)
                         else:
-                            group.create_task(self._aggregate(flight, emit))
+                            group.create_task(self._aggregate(flight, ask, emit))
             widened = self._extend(unfinished)
             for flight in unfinished:
                 if flight not in widened:
-                    group.create_task(self._aggregate(flight, emit))
+                    group.create_task(self._aggregate(flight, ask, emit))
         return widened
 
     def _plan(self, flights: list[Flight]) -> list[ExpertBatch]:
@@ -276,16 +277,10 @@ class Engine:
                     widened.append(flight)
         return widened
 
-    async def _aggregate(self, flight: Flight, emit: Emit) -> None:
+    async def _aggregate(self, flight: Flight, ask: BudgetedAsk, emit: Emit) -> None:
         if not flight.panel.members:
             emit(flight.all_failed())
             return
-
-        def show(query_id: str, text: str) -> None:
-            if flight.query.controls.streams:
-                emit(TokenDelta(query_id=query_id, text=text))
-
-        ask = BudgetedAsk(self.runner, _ledgers([flight]), on_delta=show)
         try:
             answer = await self._aggregators.get(flight.aggregator_name).aggregate(flight.panel, ask=ask)
         except RouterError as error:
@@ -294,13 +289,28 @@ class Engine:
             _log.exception("aggregator %s failed on query %s", flight.aggregator_name, flight.query.id)
             emit(flight.failed(AggregationError(f"aggregator {flight.aggregator_name!r} broke: {defect!r}")))
         else:
-            emit(flight.answered(answer, ask.waited_s(flight.query.id)))
+            is_kept = flight.shown in ("", answer.text)  # what a caller has seen cannot be taken back
+            emit(flight.answered(answer, ask.waited_s(flight.query.id)) if is_kept else flight.contradicted(answer))
 
 
 def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
     flight = by_id[ready.query_id]
     flight.end_wave(ready.completions)
     return flight
+
+
+def _shows(by_id: Mapping[str, Flight], emit: Emit) -> Callable[[str, str], None] | None:
+    """What an aggregator's visible calls do with their tokens: on to the callers who asked for a stream, if any."""
+    if not any(flight.query.controls.streams for flight in by_id.values()):
+        return None
+
+    def show(query_id: str, text: str) -> None:
+        flight = by_id[query_id]
+        if flight.query.controls.streams:
+            flight.shown += text
+            emit(TokenDelta(query_id=query_id, text=text))
+
+    return show
 
 
 def _ledgers(flights: Iterable[Flight]) -> dict[str, Ledger]:

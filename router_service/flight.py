@@ -30,7 +30,7 @@ __all__ = ["Flight"]
 _REASONS_SHOWN = 5
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Flight:
     """The state of one query between its admission and its answer; lives and dies inside one engine call."""
 
@@ -43,6 +43,7 @@ class Flight:
     decision: RouteDecision
     completions: tuple[Completion, ...] = ()
     wave: tuple[Recruit, ...] = ()
+    shown: str = ""
     overhead_usage: Usage = Usage()
     waited_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -114,6 +115,14 @@ class Flight:
         more = f" (and {len(errors) - _REASONS_SHOWN} more)" if len(errors) > _REASONS_SHOWN else ""
         message = f"no recruited expert answered: {'; '.join(reasons)}{more}"
         return self._failed(codes.pop() if len(codes) == 1 else AggregationError.code, message)
+
+    def contradicted(self, answer: Answer) -> Event:
+        """The event for an answer that is not what was streamed: its writer broke off, and another one took over."""
+        return self._failed(
+            AggregationError.code,
+            f"the text streamed so far was broken off and cannot be taken back; aggregator {answer.aggregator!r} "
+            "made another answer, which the same request without streaming gets",
+        )
 
     def _failed(self, code: str, message: str) -> Event:
         failure = RouteFailure(
