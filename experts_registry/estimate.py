@@ -41,12 +41,13 @@ def estimate_tokens(query: Query) -> int:
     return math.ceil(tokens)
 
 
-def max_output_tokens(expert: Expert, query: Query) -> int:
+def max_output_tokens(expert: Expert, query: Query, *, prompt_tokens: int | None = None) -> int:
     """The longest completion to ask this expert for: what query, expert and the query's token budget allow, at least 1.
 
-    Every call is to be made with this limit, so that `estimate_usage` is a bound and not a guess.
+    Every call is to be made with this limit, so that `estimate_usage` is a bound and not a guess. `prompt_tokens`
+    saves the estimate of the query where it is known.
     """
-    limit = output_limit(expert, query)
+    limit = output_limit(expert, query, prompt_tokens=prompt_tokens)
     budget = query.budget.max_output_tokens
     return max(1, limit if budget is None else min(limit, budget))
 
@@ -62,13 +63,14 @@ def output_limit(expert: Expert, query: Query, *, prompt_tokens: int | None = No
     return min(limit, expert.context_window - prompt - persona_tokens(expert))
 
 
-def estimate_usage(expert: Expert, query: Query, samples: int = 1) -> Usage:
+def estimate_usage(expert: Expert, query: Query, samples: int = 1, *, prompt_tokens: int | None = None) -> Usage:
     """What `samples` completions use at most; `cost_usd` is None where the expert's prices are unknown.
 
     The prompt is counted once per sample: not every server shares it between samples.
     """
-    prompt = (estimate_tokens(query) + persona_tokens(expert)) * samples
-    completion = max_output_tokens(expert, query) * samples
+    tokens = estimate_tokens(query) if prompt_tokens is None else prompt_tokens
+    prompt = (tokens + persona_tokens(expert)) * samples
+    completion = max_output_tokens(expert, query, prompt_tokens=tokens) * samples
     cost = cost_usd(expert.prices, prompt_tokens=prompt, completion_tokens=completion)
     return Usage(completions=samples, prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
 

@@ -1,0 +1,154 @@
+"""What one-shot recruiters share: the fitted pool, who is eligible, what the budget allows, the decision made."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from experts_registry.estimate import estimate_usage
+from router_service.errors import ConfigError, NotFittedError
+from router_service.recruit.allowance import Allowance, allowance_of
+from router_service.recruit.base import FitData, RecruitRequest
+from router_service.recruit.eligibility import Eligibility, Shortlist
+from router_service.recruit.strength import Floats, StrengthTable
+from router_service.types import Query, Recruit, RouteDecision, Usage
+
+__all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_at_least_one"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One request, with who may be asked and how much."""
+
+    request: RecruitRequest
+    shortlist: Shortlist
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a strategy makes of a case: positions of the chosen experts (one per completion, in order of preference),
+    the score of every expert of the pool, and why a fallback rule was used, if one was."""
+
+    positions: Sequence[int]
+    scores: Sequence[float]
+    fallback_reason: str | None = None
+
+
+class Roster:
+    """A fitted pool: the experts in order, their strengths and the rules of eligibility."""
+
+    def __init__(self, data: FitData) -> None:
+        self.experts = data.experts
+        self.ids = tuple(expert.id for expert in data.experts)
+        self.table = StrengthTable(data.experts, data.profiles)
+        self._eligibility = Eligibility(data.experts)
+        self._is_whole = tuple(range(len(self.ids)))
+
+    def case(self, request: RecruitRequest, k: int) -> Case:
+        """The request made ready; `k` is how many completions are wanted where its controls do not say."""
+        query = request.query
+        shortlist = self._eligibility.of(query)
+        budget = query.budget
+        if (budget.max_completions, budget.max_cost_usd, budget.max_output_tokens) == (None, None, None):
+            return Case(request=request, shortlist=shortlist, allowance=Allowance(completions=k))
+        allowance = allowance_of(query, self.experts, k=k, prompt_tokens=shortlist.prompt_tokens)
+        return Case(request=request, shortlist=shortlist, allowance=allowance)
+
+    def decide(self, recruiter: str, case: Case, choice: Choice, p_correct: Sequence[float]) -> RouteDecision:
+        """The decision for a case; experts chosen more than once become several samples of one recruit, and recruits
+        stand in the order of their scores, ties in the pool's order."""
+        samples: dict[int, int] = {}
+        for position in choice.positions:
+            samples[position] = samples.get(position, 0) + 1
+        scores = choice.scores
+        order = sorted(samples, key=lambda position: (-scores[position], position))
+        return RouteDecision(
+            query_id=case.request.query.id,
+            recruits=tuple(self._recruit(i, samples[i], scores[i], p_correct[i]) for i in order),
+            recruiter=recruiter,
+            eliminated=case.shortlist.eliminated,
+            scores=self._scores(case.shortlist, scores),
+            is_fallback=choice.fallback_reason is not None,
+            fallback_reason=choice.fallback_reason,
+            estimate=self._estimate(case, samples),
+            seed=case.request.seed,
+        )
+
+    def _recruit(self, position: int, samples: int, score: float, p_correct: float) -> Recruit:
+        is_known = not math.isnan(p_correct)  # NaN is what a missing profile leaves
+        return Recruit(
+            expert_id=self.ids[position], score=score, p_correct=p_correct if is_known else None, samples=samples
+        )
+
+    def _scores(self, shortlist: Shortlist, scores: Sequence[float]) -> dict[str, float]:
+        if shortlist.positions == self._is_whole:
+            return dict(zip(self.ids, scores, strict=True))
+        return {self.ids[position]: scores[position] for position in shortlist.positions}
+
+    def _estimate(self, case: Case, samples: dict[int, int]) -> Usage:
+        query, tokens = case.request.query, case.shortlist.prompt_tokens
+        usages = [estimate_usage(self.experts[i], query, n, prompt_tokens=tokens) for i, n in samples.items()]
+        costs = [usage.cost_usd for usage in usages]
+        return Usage(
+            completions=sum(samples.values()),
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            cost_usd=None if None in costs else math.fsum(cost for cost in costs if cost is not None),
+        )
+
+
+class RosterRecruiter(ABC):
+    """Base of the recruiters that decide in one shot; a strategy says how it chooses, the rest is here."""
+
+    name: ClassVar[str]
+    needs_annotation: bool = False
+    needs_profiles: ClassVar[bool] = True
+    """True where the strategy has nothing to go by without profiles."""
+
+    roster_: Roster | None = None
+
+    def fit(self, data: FitData) -> Self:
+        """Learn the pool and its profiles; raises `ConfigError` where profiles are needed and the pool has none."""
+        roster = Roster(data)
+        if self.needs_profiles and not roster.table.has_profile.any():
+            raise ConfigError(
+                f"recruiter {self.name!r} goes by profiles, and none of the {len(data.experts)} experts has one; "
+                "make them with `enlist profile`, or recruit with `random` or `all`"
+            )
+        self.roster_ = roster
+        return self
+
+    def recruit(self, requests: Sequence[RecruitRequest]) -> list[RouteDecision]:
+        """One decision per request, in order; raises `NotFittedError` before `fit`."""
+        roster = self.roster_
+        if roster is None:
+            raise NotFittedError(f"recruiter {self.name!r} recruits only after `fit`")
+        if not requests:
+            return []
+        cases = [self._case(roster, request) for request in requests]
+        scores, chances = roster.table.strengths([request.annotation for request in requests])
+        choices = self._choose(roster, cases, scores)
+        rows = chances.tolist()
+        return [roster.decide(self.name, *row) for row in zip(cases, choices, rows, strict=True)]
+
+    def completions_for(self, query: Query) -> int:
+        """How many completions the query gets where its budget covers them."""
+        return 1
+
+    def _case(self, roster: Roster, request: RecruitRequest) -> Case:
+        return roster.case(request, self.completions_for(request.query))
+
+    @abstractmethod
+    def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
+        """One choice per case; `scores` are the local scores, shape (cases, experts)."""
+
+
+def require_at_least_one(name: str, k: int) -> int:
+    """`k` where it is 1 or more; else `ConfigError` naming the recruiter."""
+    if k < 1:
+        raise ConfigError(f"recruiter {name!r}: k is {k}; it is the number of completions, at least 1")
+    return k

@@ -1,0 +1,158 @@
+"""How good each expert is at what a query needs: local scores and P(correct), for whole batches at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_service.types import Expert, Profile, SkillAnnotation, Tally
+
+__all__ = ["CATEGORY_WEIGHT", "OVERALL_WEIGHT", "SKILL_WEIGHT", "Floats", "StrengthTable", "p_correct", "shrunk_rate"]
+
+Floats = NDArray[np.float64]
+
+OVERALL_WEIGHT = 2.0
+"""Trials that the prior rate, one half, counts for."""
+CATEGORY_WEIGHT = 10.0
+"""Trials that the overall rate counts for where the category has few of its own."""
+SKILL_WEIGHT = 20.0
+"""Trials that the category's rate counts for where the skills have few: most skills of real data occur once."""
+
+_DECIMALS = 9
+"""Scores are rounded so far: sums of fractional weights that cancel are then exactly 0, as in exact arithmetic."""
+
+
+def shrunk_rate(wins: Any, trials: Any, prior: Any, weight: float) -> Any:
+    """`(wins + prior*weight) / (trials + weight)`, on numbers or arrays: the mean of a Beta posterior."""
+    return (wins + prior * weight) / (trials + weight)
+
+
+def p_correct(profile: Profile, annotation: SkillAnnotation) -> float:
+    """The expert's chance to answer a query so annotated correctly.
+
+    The tallies of the annotated skills are added up (weighted, the heaviest skill counting in full) and shrunk towards
+    the rate in the query's category, which is shrunk towards the overall rate, which is shrunk towards one half.
+    Skills and categories the profile does not know add nothing.
+    """
+    rate = shrunk_rate(profile.overall.wins, profile.overall.trials, 0.5, OVERALL_WEIGHT)
+    category = profile.categories.get(annotation.category) if annotation.category is not None else None
+    if category is not None:
+        rate = shrunk_rate(category.wins, category.trials, rate, CATEGORY_WEIGHT)
+    heaviest = max(annotation.skills.values(), default=0.0)
+    if heaviest <= 0:
+        return float(rate)
+    known = [
+        (profile.skills[skill], weight / heaviest)
+        for skill, weight in annotation.skills.items()
+        if skill in profile.skills and weight > 0
+    ]
+    wins = sum(tally.wins * weight for tally, weight in known)
+    trials = sum(tally.trials * weight for tally, weight in known)
+    return float(shrunk_rate(wins, trials, rate, SKILL_WEIGHT))
+
+
+class StrengthTable:
+    """The profiles of a pool as arrays: rows are skills (or categories), columns the experts in the pool's order.
+
+    Rows are added up skill by skill and not by a matrix product, whose rounding depends on the size of the batch:
+    a query's scores must be the same alone and among others.
+    """
+
+    def __init__(self, experts: Sequence[Expert], profiles: Mapping[str, Profile]) -> None:
+        columns = [profiles.get(expert.id) for expert in experts]
+        self.has_profile = np.array([profile is not None for profile in columns], dtype=bool)
+        known = [profile if profile is not None else Profile(expert_id="") for profile in columns]
+        self._size = len(known)
+        self._skills = _numbered(profile.skills for profile in known)
+        self._categories = _numbered(profile.categories for profile in known)
+        wins, trials = _arrays(self._skills, [profile.skills for profile in known])
+        self._stacked = np.concatenate([2 * wins - trials, wins, trials], axis=1)
+        self.totals: Floats = _rounded(np.array([_total_net(profile) for profile in known]))
+        self.overall = self._overall(known)
+        self._base = self._base_rates(known)
+
+    def _overall(self, known: Sequence[Profile]) -> Floats:
+        wins = np.array([profile.overall.wins for profile in known])
+        trials = np.array([profile.overall.trials for profile in known], dtype=float)
+        return np.asarray(shrunk_rate(wins, trials, 0.5, OVERALL_WEIGHT), dtype=np.float64)
+
+    def _base_rates(self, known: Sequence[Profile]) -> Floats:
+        """Rates per category, shrunk; the last row, for an unknown category, is the overall rate."""
+        wins, trials = _arrays(self._categories, [profile.categories for profile in known])
+        rates = shrunk_rate(wins, trials, self.overall, CATEGORY_WEIGHT)
+        seen = np.array([[c in profile.categories for profile in known] for c in [*self._categories, None]], dtype=bool)
+        return np.where(seen, rates, self.overall)
+
+    def knows(self, annotation: SkillAnnotation) -> bool:
+        """Whether any profile has one of the annotated skills."""
+        return any(weight > 0 and skill in self._skills for skill, weight in annotation.skills.items())
+
+    def strengths(self, annotations: Sequence[SkillAnnotation]) -> tuple[Floats, Floats]:
+        """Local scores and P(correct), each of shape (annotations, experts).
+
+        The local score is the sum over the annotated skills of weight times wins minus losses (Symbolic-MoE, released
+        code); experts without a profile have 0 and NaN.
+        """
+        sums, heaviest = self._sums(annotations)
+        n = self._size
+        unknown = len(self._categories)
+        rows = [unknown if a.category is None else self._categories.get(a.category, unknown) for a in annotations]
+        base = self._base[np.array(rows, dtype=np.intp)]
+        wins = sums[:, n : 2 * n] / heaviest[:, None]
+        trials = sums[:, 2 * n :] / heaviest[:, None]
+        chances = np.asarray(shrunk_rate(wins, trials, base, SKILL_WEIGHT), dtype=np.float64)
+        chances[:, ~self.has_profile] = np.nan
+        return _rounded(sums[:, :n]), chances
+
+    def _sums(self, annotations: Sequence[SkillAnnotation]) -> tuple[Floats, Floats]:
+        """Weighted sums of the stacked tallies, and each annotation's heaviest weight (1 where it has none)."""
+        rows: list[int] = []
+        weights: list[float] = []
+        lengths = np.zeros(len(annotations), dtype=np.intp)
+        heaviest = np.ones(len(annotations))
+        skills = self._skills
+        for number, annotation in enumerate(annotations):
+            if not annotation.skills:
+                continue
+            known = [(skills[s], w) for s, w in annotation.skills.items() if w > 0 and s in skills]
+            lengths[number] = len(known)
+            rows += [row for row, _ in known]
+            weights += [weight for _, weight in known]
+            heaviest[number] = max(annotation.skills.values())
+        heaviest[heaviest <= 0] = 1.0
+        sums = np.zeros((len(annotations), self._stacked.shape[1]))
+        starts = np.cumsum(lengths) - lengths
+        row_of, weight_of = np.array(rows, dtype=np.intp), np.array(weights)
+        for turn in range(int(lengths.max(initial=0))):
+            active = np.flatnonzero(lengths > turn)
+            entries = starts[active] + turn
+            sums[active] += weight_of[entries, None] * self._stacked[row_of[entries]]
+        return sums, heaviest
+
+
+def _numbered(tallies: Any) -> dict[str, int]:
+    """Every name that occurs, numbered in sorted order, so that the order of profiles does not show."""
+    names = sorted({name for tally_by_name in tallies for name in tally_by_name})
+    return {name: number for number, name in enumerate(names)}
+
+
+def _arrays(numbers: Mapping[str, int], columns: Sequence[Mapping[str, Tally]]) -> tuple[Floats, Floats]:
+    """Wins and trials, shape (names + 1, experts); the last row is that of an unknown name, all 0."""
+    wins = np.zeros((len(numbers) + 1, len(columns)))
+    trials = np.zeros_like(wins)
+    for column, tallies in enumerate(columns):
+        for name, tally in tallies.items():
+            wins[numbers[name], column] = tally.wins
+            trials[numbers[name], column] = tally.trials
+    return wins, trials
+
+
+def _total_net(profile: Profile) -> float:
+    return float(sum(tally.net for tally in profile.skills.values()))
+
+
+def _rounded(values: Floats) -> Floats:
+    return np.asarray(np.round(values, _DECIMALS) + 0.0, dtype=np.float64)
