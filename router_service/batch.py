@@ -126,7 +126,7 @@ async def run_batch(engine: BatchEngine, job: BatchJob, *, on_progress: Progress
         if not journal.is_resumed:
             _begin(job, journal)
         n_resumed = len(journal)
-        await _finish_lines(engine, job, journal, _report(on_progress, journal, n_lines))
+        await _finish_lines(engine, job, journal, report=_report(on_progress, journal, n_lines))
         counts = _write_output(job, journal, header)
         journal.remove()
     return _summary(job, counts, n_resumed=n_resumed)
@@ -166,7 +166,7 @@ def _report(on_progress: Progress | None, journal: Journal, n_lines: int) -> Cal
     return report
 
 
-async def _finish_lines(engine: BatchEngine, job: BatchJob, journal: Journal, report: Callable[[], None]) -> None:
+async def _finish_lines(engine: BatchEngine, job: BatchJob, journal: Journal, *, report: Callable[[], None]) -> None:
     window: list[BatchLine] = []
     for line in job.lines():
         if journal.has(line.number):
