@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from router_service.errors import InvalidQuery, UnknownNameError
@@ -52,15 +52,17 @@ class Catalogue:
         raise UnknownNameError("model", model, self.names)
 
     def _check_names(self, controls: RouteControls) -> None:
-        _require("recruiter", [controls.recruiter], self._engine.recruiter_names)
-        _require("aggregator", [controls.aggregator], self._engine.aggregator_names)
+        if controls.recruiter is not None:
+            _require("recruiter", [controls.recruiter], self._engine.recruiter_names)
+        if controls.aggregator is not None:
+            _require("aggregator", [controls.aggregator], self._engine.aggregator_names)
         _require("expert", [*controls.experts_allowed, *controls.experts_denied], self.experts)
 
 
-def _require(kind: str, names: Iterable[str | None], allowed: Iterable[str]) -> None:
-    known = tuple(allowed)
+def _require(kind: str, names: Sequence[str], allowed: Iterable[str]) -> None:
+    known = set(allowed) if names else set()
     for name in names:
-        if name is not None and name not in known:
+        if name not in known:
             raise UnknownNameError(kind, name, known)
 
 

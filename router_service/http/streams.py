@@ -37,7 +37,8 @@ async def heartbeaten(events: AsyncGenerator[Event, None], heartbeat_s: float) -
     async with _pumped(events) as queue:
         while True:
             try:
-                item = await asyncio.wait_for(queue.get(), heartbeat_s)
+                async with asyncio.timeout(heartbeat_s):
+                    item = await queue.get()
             except TimeoutError:
                 yield None
                 continue

@@ -9,7 +9,11 @@ import httpx
 import openai
 import pytest
 
-from tests.router_service.http.echo_engine import echo_engine
+from experts_registry.pool import Pool
+from router_service.assembly import build_engine
+from router_service.config import EngineConfig, PartConfig
+from router_service.recruit.base import RECRUITERS
+from tests.router_service.http.echo_engine import echo, echo_engine
 from tests.router_service.http.fakes import running_server
 
 ASK = [{"role": "user", "content": "What is 6 * 7?"}]
@@ -202,3 +206,17 @@ def test_keys():
             assert raised.value.code == "invalid_api_key"
             with pytest.raises(openai.AuthenticationError):
                 client.models.list()
+
+
+def test_an_engine_built_from_a_configuration_serves_every_registered_recruiter():
+    pool = Pool(name="echoes", experts=(echo("parrot"), echo("cuckoo")))
+    parts = {name: PartConfig(name=part) for name, part in (("annotator", "blank"), ("recruiter", "all"))}
+    engine = build_engine(EngineConfig(**parts, aggregator=PartConfig(name="majority")), pool=pool)
+    with (
+        running_server(engine) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        names = {model.id for model in client.models.list()}
+        reply = client.chat.completions.create(model="auto/all", messages=ASK)
+    assert {f"auto/{name}" for name in RECRUITERS.names() if name != "named"} <= names
+    assert [expert["id"] for expert in reply.enlist["experts"]] == ["parrot", "cuckoo"]
