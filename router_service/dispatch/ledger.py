@@ -38,7 +38,6 @@ class Ledger:
         self._open: set[Reservation] = set()
         self._spent = Usage()
         self._charged_usd = 0.0
-        self._reserved = Usage()
 
     @property
     def has_limits(self) -> bool:
@@ -68,7 +67,6 @@ class Ledger:
         with self._lock:
             self._check(estimate)
             self._open.add(reservation)
-            self._reserved = self._sum_of_open()
         return reservation
 
     def settle(self, reservation: Reservation, actual: Usage) -> None:
@@ -78,7 +76,6 @@ class Ledger:
             if reservation not in self._open:
                 raise ValueError("this reservation was settled or released before; each can be settled only once")
             self._open.remove(reservation)
-            self._reserved = self._sum_of_open()
             self._spent += actual
             self._charged_usd += cost or 0.0
 
@@ -86,14 +83,13 @@ class Ledger:
         """Give a reservation back unused; one that is settled or released already is left as it is."""
         with self._lock:
             self._open.discard(reservation)
-            self._reserved = self._sum_of_open()
-
-    def _sum_of_open(self) -> Usage:
-        """Summed anew each time: adding and subtracting floats would drift."""
-        return sum((reservation.estimate for reservation in self._open), Usage())
 
     def _check(self, estimate: Usage) -> None:
-        limits, spent, reserved = self.budget, self._spent, self._reserved
+        if not self.has_limits:
+            return
+        limits, spent = self.budget, self._spent
+        # summed anew each time: adding and subtracting floats would drift
+        reserved = sum((reservation.estimate for reservation in self._open), Usage())
         _fits(
             "max_completions",
             limits.max_completions,

@@ -61,6 +61,8 @@ def keys_of(batch: ExpertBatch) -> Iterator[SampleKey]:
 
 def remaining(batch: ExpertBatch, missing: Collection[SampleKey]) -> ExpertBatch:
     """The part of a batch that asks for the missing completions only; neighbouring samples stay one assignment."""
+    if all(key in missing for key in keys_of(batch)):
+        return batch
     kept: list[Assignment] = []
     for assignment in batch.assignments:
         first = assignment.first_sample

@@ -26,7 +26,8 @@ def finished_completion(
 
     One that says nothing at all is a failure, unless its backend `extracts_answers` by itself.
     """
-    completion = replace(completion, usage=_priced(completion.usage, expert))
+    if completion.usage.cost_usd is None:
+        completion = replace(completion, usage=_priced(completion.usage, expert))
     if not completion.succeeded or extracts_answers:
         return completion
     if not completion.text.strip() and not completion.tool_calls:
@@ -70,9 +71,7 @@ def error_of(error: Exception, expert: Expert, *, limit_s: float) -> CompletionE
 
 
 def _priced(usage: Usage, expert: Expert) -> Usage:
-    """Cost by the expert's prices where the backend named none; without token counts it stays unknown."""
-    if usage.cost_usd is not None:
-        return usage
+    """Cost by the expert's prices, where the backend named none; without token counts it stays unknown."""
     if _is_free(expert):
         return replace(usage, cost_usd=0.0)
     if not usage.prompt_tokens and not usage.completion_tokens:

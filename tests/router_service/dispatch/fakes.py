@@ -162,5 +162,5 @@ def panels(events: Sequence[WaveEvent]) -> dict[str, tuple[Completion, ...]]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something became true, 5 s at most."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  (the fakes' counters have no event)
+        while not condition():
             await asyncio.sleep(0.001)
