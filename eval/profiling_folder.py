@@ -1,0 +1,188 @@
+"""The folder of a profiling run: what is known already, a file that new outcomes are added to, then the artefact."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from experts_registry.artefact import Artefact
+from experts_registry.files import write_atomically
+from experts_registry.records import append_outcomes, read_outcomes, read_questions, write_questions
+from router_service.errors import ConfigError
+from router_service.types import Completion, Expert, Outcome, Question
+
+__all__ = ["TEXTS_FILE", "OutcomeKey", "ProfilingFolder", "recorded_completions"]
+
+OutcomeKey = tuple[str, str, int]
+"""Expert id, question id, sample: what is asked once and never again."""
+
+TEXTS_FILE = "completions.jsonl"
+"""What was said, word for word, beside the artefact; it may be deleted where no aggregator is going to be selected."""
+
+_JOURNAL = "profiling.jsonl"
+_QUESTIONS = "profiling.questions.jsonl"
+_EXPERTS = "experts.json"
+_LOCK = ".profiling.lock"
+
+
+class ProfilingFolder:
+    """One folder, one writer at a time (a second one is a `ConfigError`); used as a context manager.
+
+    It remembers what each expert was when it was profiled: one whose model, adapter, persona or sampling changed since
+    starts anew, and nobody else does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: BinaryIO | None = None
+        self._known: dict[OutcomeKey, Outcome] = {}
+
+    def __enter__(self) -> ProfilingFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        place = self.path.with_name(f".{self.path.name}{_LOCK}")
+        lock = place.open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = place.exists() and place.stat().st_ino == os.fstat(lock.fileno()).st_ino
+        except OSError:
+            is_held = False
+        if not is_held:
+            lock.close()
+            raise ConfigError(
+                f"{self.path} is in use: another process profiles into it; wait for it, or name another --out"
+            )
+        self._lock = lock
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+
+    def remembered(self, questions: Sequence[Question]) -> list[Question]:
+        """The questions with the skills that an earlier run gave them; `ConfigError` where an id asks another thing."""
+        earlier = {question.id: question for question in self._earlier_questions()}
+        result = []
+        for question in questions:
+            old = earlier.get(question.id, question)
+            same = replace(question, skills=old.skills) if not question.skills else question
+            if same != old:
+                raise ConfigError(
+                    f"question {question.id!r} is not what {self.path} was made with (its text, answer, options or "
+                    "labels differ); use the same questions, give it another id, or name another --out"
+                )
+            result.append(same)
+        return result
+
+    def begin(self, questions: Sequence[Question], experts: Sequence[Expert], *, pool_name: str) -> set[OutcomeKey]:
+        """Note what is run on, forget what changed experts said, and return what need not be asked again."""
+        artefact = self._artefact()
+        stored = self._stored_experts()
+        now = {expert.id: _fingerprint(expert) for expert in experts}
+        changed = {name for name, print_ in now.items() if stored.get(name, print_) != print_}
+        if changed:
+            self._forget(changed, artefact, pool_name)
+            artefact = self._artefact()
+        write_questions(self.path / _QUESTIONS, questions)
+        write_atomically(self.path / _EXPERTS, json.dumps({**stored, **now}, indent=1, sort_keys=True) + "\n")
+        outcomes = (*(artefact.outcomes if artefact else ()), *self._journal())
+        self._known = {_key(outcome): outcome for outcome in outcomes}
+        return set(self._known)
+
+    def add(self, outcome: Outcome, text: str) -> None:
+        """Keep an outcome, on disk when this returns, and what was said for `enlist aggregator select`."""
+        record = {"key": _key(outcome), "text": text}
+        with (self.path / TEXTS_FILE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        append_outcomes(self.path / _JOURNAL, [outcome])
+        self._known[_key(outcome)] = outcome
+
+    def finish(self, questions: Sequence[Question], *, pool_name: str) -> Artefact:
+        """Fit profiles on everything known and save the artefact; the new outcomes' file is then no longer needed."""
+        artefact = self._artefact()
+        merged = {question.id: question for question in (*(artefact.questions if artefact else ()), *questions)}
+        fitted = _fit(self._known.values(), list(merged.values()), pool_name)
+        fitted.save(self.path)
+        for name in (_JOURNAL, _QUESTIONS):
+            (self.path / name).unlink(missing_ok=True)
+        return fitted
+
+    def _artefact(self) -> Artefact | None:
+        return Artefact.load(self.path) if (self.path / "meta.json").exists() else None
+
+    def _earlier_questions(self) -> list[Question]:
+        artefact = self._artefact()
+        path = self.path / _QUESTIONS
+        return [*(artefact.questions if artefact else ()), *(read_questions(path) if path.exists() else ())]
+
+    def _journal(self) -> list[Outcome]:
+        path = self.path / _JOURNAL
+        return read_outcomes(path) if path.exists() else []
+
+    def _stored_experts(self) -> dict[str, str]:
+        try:
+            stored = json.loads((self.path / _EXPERTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {str(name): str(value) for name, value in stored.items()} if isinstance(stored, Mapping) else {}
+
+    def _forget(self, expert_ids: set[str], artefact: Artefact | None, pool_name: str) -> None:
+        kept = [outcome for outcome in self._journal() if outcome.expert_id not in expert_ids]
+        (self.path / _JOURNAL).unlink(missing_ok=True)
+        if kept:
+            append_outcomes(self.path / _JOURNAL, kept)
+        if artefact is not None:
+            outcomes = [outcome for outcome in artefact.outcomes if outcome.expert_id not in expert_ids]
+            _fit(outcomes, artefact.questions, pool_name).save(self.path)
+
+
+def recorded_completions(path: Path, outcomes: Iterable[Outcome]) -> dict[str, list[Completion]]:
+    """The completions behind an artefact's outcomes, by question id; the extracted answer where no text was kept."""
+    texts = _texts(path / TEXTS_FILE)
+    completions: dict[str, list[Completion]] = {}
+    for outcome in outcomes:
+        completion = Completion(
+            query_id=outcome.question_id,
+            expert_id=outcome.expert_id,
+            sample=outcome.sample,
+            text=texts.get(_key(outcome)) or outcome.extracted or "",
+            extracted=outcome.extracted,
+        )
+        completions.setdefault(outcome.question_id, []).append(completion)
+    return completions
+
+
+def _texts(path: Path) -> dict[OutcomeKey, str]:
+    """The last text of each key; a line that a kill tore is left out, for its outcome was not kept either."""
+    texts: dict[OutcomeKey, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            expert_id, question_id, sample = record["key"]
+            texts[expert_id, question_id, sample] = record["text"]
+        except (ValueError, TypeError, KeyError):
+            continue
+    return texts
+
+
+def _fit(outcomes: Iterable[Outcome], questions: Sequence[Question], pool_name: str) -> Artefact:
+    ordered = sorted(outcomes, key=lambda o: (o.expert_id, o.question_id, o.sample))
+    return Artefact.fit(ordered, questions, pool_name=pool_name)
+
+
+def _key(outcome: Outcome) -> OutcomeKey:
+    return outcome.expert_id, outcome.question_id, outcome.sample
+
+
+def _fingerprint(expert: Expert) -> str:
+    """What an expert's answers depend on; where it is reached, and at what price, is not part of it."""
+    adapter = Path(expert.adapter).name if expert.adapter else None
+    parts = (expert.model, adapter, expert.persona, repr(expert.sampling))
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
