@@ -64,7 +64,7 @@ class Replay(Backend):
                 if not records:
                     yield self._missing(expert, query_id, sample)
                     continue
-                completion = self._completion(expert, query_id, sample, records[sample % len(records)])
+                completion = self._completion(expert, query_id, sample=sample, record=records[sample % len(records)])
                 if assignment.streams and completion.text:
                     yield TokenDelta(query_id=query_id, text=completion.text)
                 yield completion
@@ -86,7 +86,7 @@ class Replay(Backend):
         self._records = None
         self._responses = {}
 
-    def _completion(self, expert: Expert, query_id: str, sample: int, record: _Record) -> Completion:
+    def _completion(self, expert: Expert, query_id: str, *, sample: int, record: _Record) -> Completion:
         text = self._responses.get((query_id, expert.model)) or record.pred or ""
         usage = Usage(
             completions=1,
