@@ -130,7 +130,7 @@ class Flight:
             code=code,
             message=message,
             annotation=self.annotation,
-            decision=self.decision if self.decision.recruits else None,
+            decision=self.decision if self.decision.recruits or self.decision.eliminated else None,
             completions=self.completions,
             usage=self.usage,
         )
