@@ -44,6 +44,20 @@ class ProfilingJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Open:
+    """What is not known yet of one question and sample: the experts that are to answer it."""
+
+    question: Question
+    sample: int
+    expert_ids: tuple[str, ...]
+
+    @property
+    def query_id(self) -> str:
+        """The question's id, so that recorded outcomes can be replayed; further samples get ids of their own."""
+        return self.question.id if self.sample == 0 else f"{self.question.id}#sample-{self.sample}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilingReport:
     """What came of it. `failures` holds, per expert, how many completions failed and why the first one did.
 
@@ -81,16 +95,15 @@ async def profile_experts(
     _check(questions)
     known = folder.begin(questions, experts, pool_name=engine.pool.name)
     asked = _open_questions(questions, experts, known, samples=job.samples)
-    n_open = sum(len(ids) for _, _, ids in asked.values())
+    n_open = sum(len(item.expert_ids) for item in asked.values())
     n_all = len(questions) * len(experts) * job.samples
     failures, n_new = _Failures(), 0
-    queries = [_query(engine, name, *entry) for name, entry in asked.items()]
+    queries = [_query(engine, item) for item in asked.values()]
     async with aclosing(engine.stream(queries)) as events:
         async for event in events:
             _note_failures(event, asked, failures)
             if isinstance(event, CompletionFinished) and event.completion.succeeded:
-                question, sample, _ = asked[event.query_id]
-                outcome = await _graded(question, sample, event.completion)
+                outcome = await _graded(asked[event.query_id], event.completion)
                 folder.add(outcome, event.completion.text)
                 n_new += 1
                 if on_progress is not None:
@@ -112,10 +125,6 @@ def accuracy_table(artefact: Artefact) -> tuple[list[str], list[list[str | float
     return ["expert", *categories, "all"], rows
 
 
-_Asked = Mapping[str, tuple[Question, int, tuple[str, ...]]]
-"""Query id -> the question, which sample of it, and the experts that are to give it."""
-
-
 def _chosen(engine: Engine, expert_ids: Sequence[str]) -> list[Expert]:
     experts = [engine.pool.expert(name) for name in dict.fromkeys(expert_ids)]
     disabled = [expert.id for expert in experts if not expert.is_enabled]
@@ -133,42 +142,45 @@ def _check(questions: Sequence[Question]) -> None:
 
 def _open_questions(
     questions: Sequence[Question], experts: Sequence[Expert], known: set[OutcomeKey], *, samples: int
-) -> _Asked:
+) -> dict[str, _Open]:
+    """What is to be asked, by query id."""
     asked = {}
     for question in questions:
         for sample in range(samples):
             missing = tuple(expert.id for expert in experts if (expert.id, question.id, sample) not in known)
             if missing:
-                asked[question.id if sample == 0 else f"{question.id}#sample-{sample}"] = (question, sample, missing)
+                item = _Open(question=question, sample=sample, expert_ids=missing)
+                asked[item.query_id] = item
     return asked
 
 
-def _query(engine: Engine, query_id: str, question: Question, sample: int, expert_ids: tuple[str, ...]) -> Query:
-    query = question_query(question, seed=stable_seed(engine.defaults.seed, question.id, sample))
-    controls = RouteControls(recruiter=_EVERYBODY, aggregator=_NO_VOTE, experts_allowed=expert_ids)
-    return replace(query, id=query_id, controls=controls)
+def _query(engine: Engine, item: _Open) -> Query:
+    query = question_query(item.question, seed=stable_seed(engine.defaults.seed, item.question.id, item.sample))
+    controls = RouteControls(recruiter=_EVERYBODY, aggregator=_NO_VOTE, experts_allowed=item.expert_ids)
+    return replace(query, id=item.query_id, controls=controls)
 
 
-def _note_failures(event: Event, asked: _Asked, failures: _Failures) -> None:
+def _note_failures(event: Event, asked: Mapping[str, _Open], failures: _Failures) -> None:
     if isinstance(event, CompletionFinished) and event.completion.error is not None:
         failures.add(event.completion.expert_id, event.completion.error.message)
     elif isinstance(event, DecisionMade):
         for left in event.decision.eliminated:
-            if left.expert_id in asked[event.query_id][2]:
+            if left.expert_id in asked[event.query_id].expert_ids:
                 failures.add(left.expert_id, left.reason)
     elif isinstance(event, Failed) and not event.failure.completions:
-        for expert_id in asked[event.query_id][2]:
+        for expert_id in asked[event.query_id].expert_ids:
             failures.add(expert_id, event.failure.message)
 
 
-async def _graded(question: Question, sample: int, completion: Completion) -> Outcome:
+async def _graded(item: _Open, completion: Completion) -> Outcome:
     """The outcome of a completion; comparing formulas can take its time, so it happens beside the event loop."""
+    question = item.question
     return Outcome(
         dataset=question.benchmark,
         split=question.split,
         question_id=question.id,
         expert_id=completion.expert_id,
-        sample=sample,
+        sample=item.sample,
         extracted=completion.extracted,
         correct=await asyncio.to_thread(grade, completion.extracted, question),
         prompt_tokens=completion.usage.prompt_tokens,
