@@ -1,0 +1,83 @@
+"""The command `batch`: a file of questions in, a file of answers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router_service._cli_engine import with_engine
+from router_service._cli_options import EngineOptions
+from router_service._cli_output import print_json, print_lines, print_note, shown_cost
+from router_service._cli_progress import progress_bar
+
+if TYPE_CHECKING:
+    from router_service.batch import BatchSummary
+    from router_service.engine import Engine
+
+__all__ = ["BatchOptions", "batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions(EngineOptions):
+    """Where from, where to, and how."""
+
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.jsonl", help="Lines {id, question} or OpenAI batch lines.", show_default=False)
+    ]
+    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line per input line.", show_default=False)]
+    window: Annotated[int, typer.Option(min=1, help="Lines given to the experts at once.")] = 512
+    strict: Annotated[bool, typer.Option("--strict", help="Run nothing where a line is malformed.")] = False
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what an earlier run finished.")] = False
+
+
+def batch(options: BatchOptions) -> None:
+    """Answer a file of questions; run it again after a kill, and it goes on where it was."""
+    from router_service.batch import BatchJob, batch_settings, run_batch
+
+    config = options.engine_config()
+
+    async def work(engine: Engine) -> BatchSummary:
+        from eval.grading import question_query
+        from router_service._batch_chat import chat_parser
+
+        job = BatchJob(
+            source=options.source,
+            target=options.target,
+            as_query=question_query,
+            as_chat=chat_parser(engine),
+            settings=batch_settings(config, engine.pool.experts),
+            window=options.window,
+            is_strict=options.strict,
+            restarts=options.restart,
+        )
+        with progress_bar(options.source.name) as on_progress:
+            return await run_batch(engine, job, on_progress=on_progress)
+
+    try:
+        _print(with_engine(config, work), as_json=options.as_json)
+    except KeyboardInterrupt:
+        print_note("interrupted; run the same command again to go on where it was")
+        raise typer.Exit(130) from None
+
+
+def _print(summary: BatchSummary, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "output": summary.target,
+                "lines": summary.n_lines,
+                "answered": summary.n_answered,
+                "failed": summary.n_failed,
+                "resumed": summary.n_resumed,
+                "completions": summary.usage.completions,
+                "cost_usd": summary.usage.cost_usd,
+            }
+        )
+        return
+    resumed = f", {summary.n_resumed} of them by an earlier run" if summary.n_resumed else ""
+    failed = f", {summary.n_failed} failed (each says why in its line)" if summary.n_failed else ""
+    print_lines(f"{summary.target}: {summary.n_lines} lines finished{resumed}{failed}")
+    print_lines(f"{summary.usage.completions} completions, cost {shown_cost(summary.usage.cost_usd)}", style="dim")

@@ -1,0 +1,194 @@
+"""The commands `profile` and `aggregator select`: what is learnt from graded answers before any question is routed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router_service._cli_engine import with_engine
+from router_service._cli_options import EngineOptions, JsonOption
+from router_service._cli_output import print_error, print_json, print_lines, print_note, print_table
+from router_service._cli_progress import progress_bar
+
+if TYPE_CHECKING:
+    from aggregators.selected import Choice
+    from eval.aggregator_selection import AggregatorSelection
+    from eval.profiling import ProfilingReport
+    from experts_registry.artefact import Artefact
+    from router_service.config import EngineConfig
+    from router_service.engine import Engine
+    from skills.annotators.llm import Llm
+
+__all__ = ["ProfileOptions", "SelectOptions", "profile", "select"]
+
+_SKILL_SOURCES = ("recorded", "category")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileOptions:
+    """Whom to profile on what."""
+
+    data: Annotated[Path, typer.Option(help="Fit questions (JSONL) with answers and skills.", show_default=False)]
+    out: Annotated[Path, typer.Option(help="Folder of the artefact; made, or gone on with.", show_default=False)]
+    pool: Annotated[str | None, typer.Option(help="Built-in pool or pool file.", show_default=False)] = None
+    config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).", show_default=False)] = None
+    expert: Annotated[
+        list[str] | None, typer.Option(help="Only this expert; repeat it for several.", show_default=False)
+    ] = None
+    samples: Annotated[int, typer.Option(min=1, help="Completions per expert and question.")] = 1
+    skills: Annotated[str, typer.Option(help="Skills of the questions: recorded, or their category.")] = "recorded"
+    annotator: Annotated[str | None, typer.Option(help="'llm' lets an expert name the skills.", show_default=False)] = (
+        None
+    )
+    annotator_expert: Annotated[
+        str | None, typer.Option(help="The expert that names the skills.", show_default=False)
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None
+    as_json: JsonOption = False
+
+
+def profile(options: ProfileOptions) -> None:
+    """Find out which expert is good at what; run again, it asks only what is missing."""
+    from experts_registry.records import read_questions
+
+    annotator = _annotator(options)
+    questions = read_questions(options.data)
+
+    async def work(engine: Engine) -> ProfilingReport:
+        from eval.profiling import ProfilingJob, profile_experts
+        from eval.profiling_folder import ProfilingFolder
+        from eval.skill_labels import label_skills
+
+        with ProfilingFolder(options.out) as folder, progress_bar("profiling") as on_progress:
+            known = folder.remembered(questions)
+            by_category = options.skills == "category"
+            labelled = await label_skills(engine, known, by_category=by_category, annotator=annotator)
+            job = ProfilingJob(questions=tuple(labelled), experts=tuple(options.expert or ()), samples=options.samples)
+            return await profile_experts(engine, job, folder, on_progress=on_progress)
+
+    _print_report(with_engine(_engine_config(options), work), options)
+
+
+def _annotator(options: ProfileOptions) -> Llm | None:
+    from router_service.errors import ConfigError, UnknownNameError
+
+    if options.skills not in _SKILL_SOURCES:
+        raise UnknownNameError("source of skills (--skills)", options.skills, _SKILL_SOURCES)
+    if options.annotator is None and options.annotator_expert is None:
+        return None
+    if options.annotator not in (None, "llm"):
+        raise UnknownNameError("annotator that can name skills (--annotator)", options.annotator, ("llm",))
+    if options.annotator_expert is None:
+        raise ConfigError("--annotator llm needs the expert that names the skills: --annotator-expert ID")
+    from skills.annotators.llm import Llm
+
+    return Llm(expert=options.annotator_expert)
+
+
+def _engine_config(options: ProfileOptions) -> EngineConfig:
+    """The configured engine, made to wait for every expert and to annotate nothing."""
+    from router_service.config import PartConfig
+
+    config = EngineOptions(config=options.config, pool=options.pool, seed=options.seed).engine_config()
+    patient = config.dispatch.model_copy(update={"quorum": None})
+    return config.model_copy(update={"annotator": PartConfig(name="blank"), "dispatch": patient})
+
+
+def _print_report(report: ProfilingReport, options: ProfileOptions) -> None:
+    from eval.profiling import accuracy_table
+
+    columns, rows = accuracy_table(report.artefact)
+    if options.as_json:
+        print_json(
+            {
+                "artefact": options.out,
+                "version": report.artefact.version,
+                "new": report.n_new,
+                "known": report.n_known,
+                "accuracy": [dict(zip(columns, row, strict=True)) for row in rows],
+                "failures": {name: {"count": n, "first": first} for name, (n, first) in report.failures.items()},
+            }
+        )
+    else:
+        print_table(f"Accuracy on {options.data.name}", columns, rows)
+        print_lines(f"{options.out}: {report.n_new} new completions, {report.n_known} known before", style="dim")
+    for name, (count, first) in report.failures.items():
+        print_error(f"{count} completions of expert {name} failed: {first}")
+    if report.failures:
+        print_note("failed completions are not graded; run the same command again to ask for them again")
+        raise typer.Exit(1)
+
+
+# --- aggregator select ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectOptions(EngineOptions):
+    """Which aggregators to try; the artefact must be one made by `enlist profile`."""
+
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="Aggregator, or aggregator:expert that writes; repeat it.", show_default=False),
+    ] = None
+
+
+def select(options: SelectOptions) -> None:
+    """Try aggregators on one-right-two-wrong panels and let `selected` use the best."""
+    from experts_registry.artefact import Artefact
+    from router_service.assembly import AGGREGATOR_SELECTION_FILE, artefact_folder
+    from router_service.errors import ConfigError
+
+    config = options.engine_config()
+    folder = artefact_folder(config)
+    if folder is None:
+        raise ConfigError(
+            "aggregator select needs graded completions: --artefact DIR, made by `enlist profile --out DIR`"
+        )
+    artefact = Artefact.load(folder)
+
+    async def work(engine: Engine) -> AggregatorSelection:
+        from eval.aggregator_selection import select_aggregator
+        from eval.profiling_folder import recorded_completions
+        from router_service.dispatch.ask import BudgetedAsk
+        from router_service.dispatch.ledger import Ledger
+        from router_service.types import Budget
+
+        ledgers = {question.id: Ledger(Budget()) for question in artefact.questions}
+        with progress_bar("trials") as on_progress:
+            return await select_aggregator(
+                artefact.questions,
+                recorded_completions(folder, artefact.outcomes),
+                candidates=_candidates(options, artefact),
+                ask=BudgetedAsk(engine.runner, ledgers),
+                seed=config.seed,
+                progress=on_progress,
+            )
+
+    selection = with_engine(config, work)
+    selection.save(folder / AGGREGATOR_SELECTION_FILE)
+    _print_selection(selection, as_json=options.as_json)
+
+
+def _candidates(options: SelectOptions, artefact: Artefact) -> list[Choice]:
+    """As asked for; else the weighted vote, and synthesis by the expert that is best on the fit questions."""
+    from aggregators.selected import Choice
+
+    if options.candidate:
+        parts = [text.partition(":") for text in options.candidate]
+        return [Choice(aggregator=name, expert=expert or None) for name, _, expert in parts]
+    best = max(artefact.profiles.values(), key=lambda profile: profile.overall.rate())
+    return [Choice(aggregator="weighted"), Choice(aggregator="synthesise", expert=best.expert_id)]
+
+
+def _print_selection(selection: AggregatorSelection, *, as_json: bool) -> None:
+    rows = [[r.choice.name, r.accuracy, *r.interval, r.p_value, r.fallbacks] for r in selection.results]
+    columns = ["aggregator", "accuracy", "low", "high", "p", "fallbacks"]
+    if as_json:
+        results = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_json({"chosen": selection.chosen.name, "reason": selection.reason, "results": results})
+        return
+    print_table(f"{len(selection.question_ids)} panels of one right and two wrong completions", columns, rows)
+    print_lines(f"chosen: {selection.chosen.name} ({selection.reason})")

@@ -1,0 +1,68 @@
+"""The command line, `enlist`: parses, calls, prints; every decision is made elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from router_service import _cli_ask, _cli_batch, _cli_pool, _cli_profile, _cli_replay, _cli_serve
+from router_service._cli_options import QuestionOptions, takes
+from router_service._cli_output import print_error
+from router_service.errors import RouterError
+
+__all__ = ["app", "main"]
+
+_SET_UP_IS_BROKEN = 2
+
+app = typer.Typer(
+    name="enlist",
+    help="Recruit the few LLM experts that are measurably good at each question, and turn their answers into one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+pool_app = typer.Typer(help="Look at a pool of experts.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure strategies.", no_args_is_help=True)
+aggregator_app = typer.Typer(help="Choose how completions become one answer.", no_args_is_help=True)
+
+app.command()(takes(QuestionOptions)(_cli_ask.ask))
+app.command()(takes(_cli_ask.RouteOptions)(_cli_ask.route))
+app.command()(takes(_cli_batch.BatchOptions)(_cli_batch.batch))
+app.command()(takes(_cli_serve.ServeOptions)(_cli_serve.serve))
+app.command()(takes(_cli_profile.ProfileOptions)(_cli_profile.profile))
+app.add_typer(pool_app, name="pool")
+app.add_typer(eval_app, name="eval")
+app.add_typer(aggregator_app, name="aggregator")
+pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
+pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
+eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
+aggregator_app.command()(takes(_cli_profile.SelectOptions)(_cli_profile.select))
+
+
+@eval_app.callback()
+@aggregator_app.callback()
+def _group() -> None:
+    """Keeps a group with one command a group."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from router_service import __version__
+
+    typer.echo(f"enlist {__version__}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a broken set-up ends in one line on standard error and exit code 2."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except RouterError as error:
+        print_error(error.message)
+        sys.exit(_SET_UP_IS_BROKEN)
+
+
+if __name__ == "__main__":
+    main()

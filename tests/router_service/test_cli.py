@@ -1,0 +1,386 @@
+"""The command line end to end, on experts that echo: what is printed where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from router_service._cli_output import jsonable
+from router_service.cli import main
+from router_service.types import AnswerKind, Expert, Question, Secret, SkillAnnotation
+from tests.eval.recorded_dataset import write_dataset
+
+ROOT = Path(__file__).parents[2]
+
+POOL = """
+experts:
+  - {id: four, model: m4, backend: echo, options: {reply: "The answer is 4."}, prices: {input_usd_per_mtok: 1.0, output_usd_per_mtok: 1.0}}
+  - {id: seven, model: m7, backend: echo, options: {reply: "The answer is 7."}}
+  - {id: broken, model: mb, backend: echo, options: {fail_rate: 1.0, fail_code: expert_refused}}
+  - {id: asleep, model: ma, backend: echo, enabled: false}
+"""  # noqa: E501
+
+CONFIG = """
+annotator: {name: embedding, options: {embedder: hashing}}
+recruiter: all
+aggregator: majority
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a pool, a configuration and fit questions; the working directory."""
+    (tmp_path / "experts.yaml").write_text(POOL)
+    (tmp_path / "enlist.yaml").write_text(CONFIG)
+    with (tmp_path / "fit.jsonl").open("w") as file:
+        for category, answer in (("fours", "4"), ("sevens", "7")):
+            for number in range(12):
+                record = {
+                    "id": f"{category}-{number}",
+                    "question": f"a question about {category}, number {number}",
+                    "answer": answer,
+                    "answer_kind": "number",
+                    "category": category,
+                    "skills": [f"{category} sense"],
+                }
+                file.write(json.dumps(record) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def enlist(capsys, monkeypatch):
+    """Runs a command in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+ENGINE = ("--pool", "experts.yaml", "--config", "enlist.yaml")
+GOOD = ("--pool", "experts.yaml", "--config", "enlist.yaml", "--recruiter", "fixed")
+
+
+def test_the_help_names_every_command_without_loading_the_house(enlist):
+    code, out, _ = enlist("--help")
+    assert code == 0
+    for command in ("ask", "route", "batch", "serve", "pool", "profile", "eval", "aggregator", "version"):
+        assert f" {command} " in out
+    listing = "import sys, router_service.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"pydantic", "fastapi", "numpy", "torch", "yaml", "aiohttp"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ask",),
+        ("route",),
+        ("batch",),
+        ("serve",),
+        ("profile",),
+        ("pool", "check"),
+        ("pool", "show"),
+        ("eval", "replay"),
+        ("aggregator", "select"),
+    ],
+)
+def test_every_command_explains_itself(enlist, command):
+    code, out, _ = enlist(*command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+
+
+def test_version(enlist):
+    assert enlist("version") == (0, "enlist 0.1.0\n", "")
+
+
+# --- ask and route -------------------------------------------------------------------------------------------------
+
+
+def test_ask_prints_the_answer_and_who_gave_it(enlist, work):
+    code, out, err = enlist("ask", "2 + 2?", "--kind", "number", *ENGINE)
+    assert (code, err) == (0, "")
+    answer, who = out.splitlines()
+    assert answer == "The answer is 4."
+    assert who.startswith("four, seven, broken · all + majority · 50% agree · unknown")
+
+
+def test_ask_as_json_is_one_document_with_everything(enlist, work):
+    code, out, _ = enlist("ask", "2 + 2?", "--kind", "number", "--json", *ENGINE)
+    response = json.loads(out)
+    assert code == 0
+    assert response["answer"]["extracted"] == "4"
+    assert [completion["expert_id"] for completion in response["completions"]] == ["four", "seven", "broken"]
+    assert "embedding" not in response["annotation"]
+
+
+def test_options_make_a_choice(enlist, work):
+    code, out, _ = enlist("ask", "Which?", "--option", "x", "--option", "y", "--json", *ENGINE)
+    assert code == 1
+    assert json.loads(out)["code"] == "aggregation_error"
+
+
+def test_a_question_that_fails_is_one_line_and_exit_code_1(enlist, work):
+    alone = ("--max-completions", "1", "--max-cost-usd", "0")
+    code, out, err = enlist("ask", "2 + 2?", *alone, *ENGINE)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ask", " ", *ENGINE), "error: the question is empty"),
+        (("ask", "2?", "--pool", "locl"), "no pool 'locl'"),
+        (("ask", "2?", "--kind", "numbre", *ENGINE), "--kind is 'numbre'. Did you mean 'number'?"),
+        (("ask", "2?", "--config", "gone.yaml"), "no such file: gone.yaml"),
+        (("serve", "--host", "0.0.0.0", *ENGINE), "lets everybody who reaches it spend money"),
+        (("profile", "--data", "fit.jsonl", "--out", "o", "--skills", "recoded", *ENGINE), "Did you mean 'recorded'"),
+        (("profile", "--data", "fit.jsonl", "--out", "o", "--annotator", "llm", *ENGINE), "--annotator-expert ID"),
+        (("aggregator", "select", *ENGINE), "--artefact DIR"),
+        (("eval", "replay", "--data", "gone", "--pool", "p", "--recruiter", "r"), "no dataset folder at gone"),
+    ],
+)
+def test_a_broken_set_up_is_a_clean_error_and_exit_code_2(enlist, work, arguments, said):
+    code, out, err = enlist(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_recruiter_names_the_nearest(enlist, work):
+    code, _, err = enlist("ask", "2 + 2?", *ENGINE, "--recruiter", "symbolik")
+    assert code in (1, 2)
+    assert "Did you mean 'symbolic'" in err
+
+
+def test_route_explains_who_was_recruited_and_who_was_left_out(enlist, work):
+    assert (
+        enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--expert", "four", "--expert", "seven")[0]
+        == 0
+    )
+    question = "a question about fours, number 77"
+    routed = ("--artefact", "art", "--recruiter", "symbolic", "--k", "2")
+    code, out, err = enlist("route", question, "--explain", *ENGINE, *routed)
+    assert (code, err) == (0, "")
+    assert "fours sense" in out
+    assert "fours-" in out
+    assert "Recruited by symbolic" in out
+    table = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    assert "recruited" in table["four"]
+    assert "left out: " in table["asleep"]
+    assert "seed" in out
+
+    code, out, _ = enlist("route", question, "--json", *ENGINE, *routed)
+    decision = json.loads(out)["decision"]
+    assert code == 0
+    assert [(r["expert_id"], r["samples"]) for r in decision["recruits"]] == [("four", 2)]
+    assert {left["expert_id"] for left in decision["eliminated"]} >= {"asleep"}
+    assert "fours sense" in json.loads(out)["annotation"]["skills"]
+
+
+# --- batch ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_answers_plain_and_openai_lines(enlist, work):
+    body = {"model": "seven", "messages": [{"role": "user", "content": "?"}]}
+    lines = [
+        {"id": "a", "question": "2 + 2?", "answer_kind": "number"},
+        {"custom_id": "b", "method": "POST", "url": "/v1/chat/completions", "body": body},
+        {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "model": "sevn"}},
+    ]
+    (work / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{oops\n")
+    code, out, err = enlist("batch", "in.jsonl", "out.jsonl", "--json", *ENGINE)
+    assert (code, err) == (0, "")
+    assert json.loads(out) | {"cost_usd": 0} == {
+        "output": "out.jsonl",
+        "lines": 4,
+        "answered": 2,
+        "failed": 2,
+        "resumed": 0,
+        "completions": 4,
+        "cost_usd": 0,
+    }
+    plain, chat, unknown, broken = [json.loads(line) for line in (work / "out.jsonl").read_text().splitlines()]
+    assert (plain["extracted"], plain["experts"]) == ("4", ["four", "seven", "broken"])
+    assert chat["response"]["body"]["choices"][0]["message"]["content"] == "The answer is 7."
+    assert "Did you mean 'seven'" in unknown["error"]["message"]
+    assert "line 4" in broken["error"]["message"]
+
+    code, out, _ = enlist("batch", "in.jsonl", "out.jsonl", *ENGINE)
+    assert code == 0
+    assert "4 lines finished, 4 of them by an earlier run, 2 failed" in out
+
+
+def test_a_strict_batch_runs_nothing(enlist, work):
+    (work / "in.jsonl").write_text("{oops\n")
+    code, _, err = enlist("batch", "in.jsonl", "out.jsonl", "--strict", *ENGINE)
+    assert code == 2
+    assert "line 1: not valid JSON" in err
+    assert not (work / "out.jsonl").exists()
+
+
+def test_changed_settings_are_named_before_an_output_is_lost(enlist, work):
+    (work / "in.jsonl").write_text('{"id": 1, "question": "?"}\n')
+    assert enlist("batch", "in.jsonl", "out.jsonl", *ENGINE)[0] == 0
+    code, _, err = enlist("batch", "in.jsonl", "out.jsonl", *ENGINE, "--seed", "5")
+    assert code == 2
+    assert "--restart" in err
+    assert enlist("batch", "in.jsonl", "out.jsonl", *ENGINE, "--seed", "5", "--restart")[0] == 0
+
+
+# --- pool ----------------------------------------------------------------------------------------------------------
+
+
+def test_pool_show_lists_experts_and_no_secret(enlist, work):
+    (work / "experts.yaml").write_text(POOL + "  - {id: k, model: m, backend: echo, api_key: sk-very-secret-key-123}\n")
+    code, out, _ = enlist("pool", "show", "--pool", "experts.yaml")
+    assert code == 0
+    assert "asleep" in out
+    assert "secret" not in out + enlist("pool", "show", "--pool", "experts.yaml", "--json")[1]
+
+
+def test_pool_check_names_who_cannot_be_used(enlist, work):
+    assert enlist("pool", "check", "--pool", "experts.yaml") == (0, "pool experts: 3 of 4 experts usable\n", "")
+    (work / "experts.yaml").write_text(POOL + "  - {id: odd, model: m, backend: echo, options: {latncy_s: 1}}\n")
+    code, out, _ = enlist("pool", "check", "--pool", "experts.yaml")
+    assert code == 1
+    assert "latency_s" in out
+    code, out, _ = enlist("pool", "check", "--pool", "experts.yaml", "--json")
+    assert code == 1
+    assert [problem["expert_id"] for problem in json.loads(out)["problems"]] == ["odd"]
+
+
+# --- profile, aggregator select, eval replay -------------------------------------------------------------------------
+
+
+def test_profile_reports_failures_and_keeps_the_rest(enlist, work):
+    code, out, err = enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["new"], report["known"]) == (48, 0)
+    assert report["accuracy"][0] == {"expert": "four", "fours": 1.0, "sevens": 0.0, "all": 0.5}
+    assert report["failures"]["broken"]["count"] == 24
+    assert "24 completions of expert broken failed" in err
+    code, out, _ = enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--expert", "four")
+    assert code == 0
+    assert "0 new completions, 24 known before" in out
+
+
+def test_what_was_profiled_is_used_to_choose_an_aggregator(enlist, work):
+    (work / "experts.yaml").write_text(
+        POOL + "  - {id: wise, model: mw, backend: echo, options: {reply: 'It is 4.'}}\n"
+    )
+    experts = [argument for name in ("four", "seven", "wise") for argument in ("--expert", name)]
+    assert enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, *experts)[0] == 0
+    code, out, err = enlist("aggregator", "select", *ENGINE, "--artefact", "art", "--json", "--candidate", "weighted")
+    selection = json.loads(out)
+    assert (code, err) == (0, "")
+    assert selection["chosen"] == "majority"
+    assert "needed" in selection["reason"]
+    assert (work / "art" / "aggregator.json").exists()
+    code, out, _ = enlist("ask", "2 + 2?", "--kind", "number", *GOOD, "--artefact", "art", "--aggregator", "selected")
+    assert code == 0
+
+
+def test_replay_prints_a_table_and_writes_rows(enlist, work):
+    write_dataset(work / "tiny")
+    code, out, err = enlist(
+        *(
+            "eval",
+            "replay",
+            "--data",
+            "tiny",
+            "--pool",
+            "trio",
+            "--recruiter",
+            "best_single",
+            "--recruiter",
+            "symbolic",
+        ),
+        *("--aggregator", "majority", "--k", "3", "--embedder", "hashing", "--json", "rows.json"),
+    )
+    assert (code, err) == (0, "")
+    rows = json.loads((work / "rows.json").read_text())
+    assert [(row["recruiter"], row["accuracy"]) for row in rows] == [("best_single", 0.5), ("symbolic", 1.0)]
+    assert all(
+        set(row)
+        == {
+            "dataset",
+            "pool",
+            "recruiter",
+            "aggregator",
+            "k",
+            "n",
+            "accuracy",
+            "ci95",
+            "calls_per_query",
+            "cost_usd_per_1k",
+        }
+        for row in rows
+    )
+    assert "tiny: 24 test questions" in out
+    assert "0.500" in out
+
+
+def test_replay_says_which_pools_there_are(enlist, work):
+    write_dataset(work / "tiny")
+    code, _, err = enlist("eval", "replay", "--data", "tiny", "--recruiter", "all")
+    assert code == 2
+    assert "pools of tiny: trio, duo" in err
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def test_serve_answers_until_told_to_stop(work):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "router_service.cli", "serve", "--port", str(port), *ENGINE]
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=None) as server:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as reply:
+                    names = [model["id"] for model in json.load(reply)["data"]]
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the server did not come up"
+                time.sleep(0.1)
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=15)
+    assert {"auto", "auto/symbolic", "four", "seven"} <= set(names)
+    assert "asleep" not in names
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def test_values_become_json_without_secrets_and_vectors():
+    expert = Expert(id="e", model="m", backend="echo", api_key=Secret("hush"), modalities=frozenset({"text", "image"}))
+    printed = jsonable(expert)
+    assert (printed["api_key"], printed["modalities"]) == ("***", ["image", "text"])
+    assert "embedding" not in jsonable(SkillAnnotation(query_id="q", embedding=(0.1, 0.2)))
+    assert jsonable(Question(id="q", text="t", answer_kind=AnswerKind.NUMBER))["answer_kind"] == "number"
+    assert json.dumps(jsonable(expert))
