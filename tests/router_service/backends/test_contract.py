@@ -86,7 +86,7 @@ async def test_calls_at_once_do_not_mix(case: Case) -> None:
 
 
 async def test_an_unknown_option_of_an_expert_is_refused(case: Case) -> None:
-    with pytest.raises(ConfigError, match="'suports_m'.*Allowed"):
+    with pytest.raises(ConfigError, match=r"'suports_m'.*Allowed"):
         case.backend.check(replace(case.expert, options={"suports_m": True}))
 
 
