@@ -98,6 +98,8 @@ async def profile_experts(
     n_open = sum(len(item.expert_ids) for item in asked.values())
     n_all = len(questions) * len(experts) * job.samples
     failures, n_new = _Failures(), 0
+    if on_progress is not None:
+        on_progress(n_all - n_open, n_all)
     queries = [_query(engine, item) for item in asked.values()]
     async with aclosing(engine.stream(queries)) as events:
         async for event in events:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router_service._cli_engine import with_engine
-from router_service._cli_options import EngineOptions
+from router_service._cli_options import EngineOptions, JsonOption
 from router_service._cli_output import print_json, print_lines, print_note, shown_cost
 from router_service._cli_progress import progress_bar
 
@@ -23,6 +23,8 @@ __all__ = ["BatchOptions", "batch"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions(EngineOptions):
     """Where from, where to, and how."""
+
+    as_json: JsonOption = False
 
     source: Annotated[
         Path, typer.Argument(metavar="IN.jsonl", help="Lines {id, question} or OpenAI batch lines.", show_default=False)

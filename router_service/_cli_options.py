@@ -62,7 +62,6 @@ class EngineOptions:
     ] = None
     k: Annotated[int | None, typer.Option(min=1, help="Completions per question.", show_default=False)] = None
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None
-    as_json: JsonOption = False
 
     def engine_config(self) -> EngineConfig:
         """The configuration file's settings (or the defaults) with these options over them."""
@@ -82,6 +81,8 @@ class EngineOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionOptions(EngineOptions):
     """A question and what is known of its answer and its budget."""
+
+    as_json: JsonOption = False
 
     question: Annotated[str, typer.Argument(help="The question, in quotes.", show_default=False)]
     kind: Annotated[

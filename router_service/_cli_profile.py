@@ -129,6 +129,8 @@ def _print_report(report: ProfilingReport, options: ProfileOptions) -> None:
 class SelectOptions(EngineOptions):
     """Which aggregators to try; the artefact must be one made by `enlist profile`."""
 
+    as_json: JsonOption = False
+
     candidate: Annotated[
         list[str] | None,
         typer.Option(help="Aggregator, or aggregator:expert that writes; repeat it.", show_default=False),

@@ -117,6 +117,8 @@ async def run_batch(engine: BatchEngine, job: BatchJob, *, on_progress: Progress
     batch; `InvalidQuery` for a malformed line of a strict job, before anything is run.
     """
     header = {"input": fingerprint_file(job.source), **job.settings}
+    if job.target.exists() and job.target.samefile(job.source):
+        raise ConfigError(f"{job.target} is the input itself; name another output file")
     n_lines = _scan(job)
     with Journal(job.journal_path, header, restarts=job.restarts) as journal:
         receipt = None if job.restarts else _valid_receipt(job, header)

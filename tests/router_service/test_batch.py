@@ -216,6 +216,14 @@ async def test_an_output_of_something_else_is_not_overwritten_unasked(tmp_path):
     assert len(output(job)) == 2
 
 
+async def test_the_input_is_never_its_own_output(tmp_path):
+    job = job_of(tmp_path, questions(2))
+    (tmp_path / "alias.jsonl").symlink_to(job.source)
+    with pytest.raises(ConfigError, match="is the input itself"):
+        await run_batch(FakeEngine(), replace(job, target=tmp_path / "alias.jsonl", restarts=True))
+    assert len(job.source.read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("changed", ["input", "settings", "output"])
 async def test_a_receipt_vouches_for_this_input_these_settings_and_this_output_only(tmp_path, changed):
     job = job_of(tmp_path, questions(2), settings={"config.k": "1"})
