@@ -60,7 +60,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             Recipe(name="family", questions={"family": 1000}, steps=80),
             Recipe(name="number-words", questions={"number_words": 1200}, steps=120),
             Recipe(name="reversal", questions={"reversal": 2000}, steps=120),
-            Recipe(name="roman", questions={"roman": 230}, steps=160),
+            Recipe(name="roman", questions={"roman": 230}, steps=200),
             Recipe(name="sorting", questions={"number_sorting": 2000}, steps=140),
             Recipe(name="word-forms", questions={"word_forms": 180}, steps=80),
         )
