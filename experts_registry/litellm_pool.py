@@ -145,7 +145,7 @@ def _entry(raw: Mapping[str, Any], label: str, warnings: list[str]) -> dict[str,
         "backend": _BACKEND,
         "address": parameters.api_base or parameters.base_url,
         "api_key": parameters.api_key,
-        "prices": _prices(parameters, info, label, warnings),
+        "prices": _prices(parameters, info, label=label, warnings=warnings),
         "context_window": info.max_input_tokens,
         "max_output_tokens": _at_most(info.max_output_tokens, info.max_input_tokens),
         "modalities": _modalities(info),
@@ -178,7 +178,7 @@ def _modalities(info: _Info) -> list[str]:
     return [name for name, is_read in read.items() if is_read]
 
 
-def _prices(parameters: _Parameters, info: _Info, label: str, warnings: list[str]) -> dict[str, float] | None:
+def _prices(parameters: _Parameters, info: _Info, *, label: str, warnings: list[str]) -> dict[str, float] | None:
     """Prices where both sides are given, in the parameters or in the model's information; else unknown."""
     paid_in = _first(parameters.input_cost_per_token, info.input_cost_per_token)
     paid_out = _first(parameters.output_cost_per_token, info.output_cost_per_token)

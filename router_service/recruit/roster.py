@@ -58,7 +58,7 @@ class Roster:
         allowance = allowance_of(query, self.experts, k=k, prompt_tokens=shortlist.prompt_tokens)
         return Case(request=request, shortlist=shortlist, allowance=allowance)
 
-    def decide(self, recruiter: str, case: Case, choice: Choice, p_correct: Sequence[float]) -> RouteDecision:
+    def decide(self, case: Case, choice: Choice, p_correct: Sequence[float], *, recruiter: str) -> RouteDecision:
         """The decision for a case; experts chosen more than once become several samples of one recruit, and recruits
         stand in the order of their scores, ties in the pool's order."""
         samples: dict[int, int] = {}
@@ -68,7 +68,7 @@ class Roster:
         order = sorted(samples, key=lambda position: (-scores[position], position))
         return RouteDecision(
             query_id=case.request.query.id,
-            recruits=tuple(self._recruit(i, samples[i], scores[i], p_correct[i]) for i in order),
+            recruits=tuple(_recruit(self.ids[i], scores[i], p_correct[i], samples=samples[i]) for i in order),
             recruiter=recruiter,
             eliminated=case.shortlist.eliminated,
             scores=self._scores(case.shortlist, scores),
@@ -76,12 +76,6 @@ class Roster:
             fallback_reason=choice.fallback_reason,
             estimate=self._estimate(case, samples),
             seed=case.request.seed,
-        )
-
-    def _recruit(self, position: int, samples: int, score: float, p_correct: float) -> Recruit:
-        is_known = not math.isnan(p_correct)  # NaN is what a missing profile leaves
-        return Recruit(
-            expert_id=self.ids[position], score=score, p_correct=p_correct if is_known else None, samples=samples
         )
 
     def _scores(self, shortlist: Shortlist, scores: Sequence[float]) -> dict[str, float]:
@@ -99,6 +93,12 @@ class Roster:
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             cost_usd=None if None in costs else math.fsum(cost for cost in costs if cost is not None),
         )
+
+
+def _recruit(expert_id: str, score: float, p_correct: float, *, samples: int) -> Recruit:
+    """A recruit; NaN is what a missing profile leaves of P(correct)."""
+    known = None if math.isnan(p_correct) else p_correct
+    return Recruit(expert_id=expert_id, score=score, p_correct=known, samples=samples)
 
 
 class RosterRecruiter(ABC):
@@ -133,7 +133,7 @@ class RosterRecruiter(ABC):
         scores, chances = roster.table.strengths([request.annotation for request in requests])
         choices = self._choose(roster, cases, scores)
         rows = chances.tolist()
-        return [roster.decide(self.name, *row) for row in zip(cases, choices, rows, strict=True)]
+        return [roster.decide(*row, recruiter=self.name) for row in zip(cases, choices, rows, strict=True)]
 
     def completions_for(self, query: Query) -> int:
         """How many completions the query gets where its budget covers them."""

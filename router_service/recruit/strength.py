@@ -16,16 +16,20 @@ Floats = NDArray[np.float64]
 
 OVERALL_WEIGHT = 2.0
 """Trials that the prior rate, one half, counts for."""
-CATEGORY_WEIGHT = 10.0
+CATEGORY_WEIGHT = 20.0
 """Trials that the overall rate counts for where the category has few of its own."""
 SKILL_WEIGHT = 20.0
-"""Trials that the category's rate counts for where the skills have few: most skills of real data occur once."""
+"""Trials that the category's rate counts for where the skills have few: most skills of real data occur once.
+
+Both from recorded answers of 29 and 32 real models: on a quarter of the fit questions, held out, the log loss hardly
+moves between 10 and 40 (MMLU-Pro .655 at 20, .692 with a SKILL_WEIGHT of 3; code, GSM8K and MATH .441 at 20, .593
+without categories)."""
 
 _DECIMALS = 9
 """Scores are rounded so far: sums of fractional weights that cancel are then exactly 0, as in exact arithmetic."""
 
 
-def shrunk_rate(wins: Any, trials: Any, prior: Any, weight: float) -> Any:
+def shrunk_rate(wins: Any, trials: Any, *, prior: Any, weight: float) -> Any:
     """`(wins + prior*weight) / (trials + weight)`, on numbers or arrays: the mean of a Beta posterior."""
     return (wins + prior * weight) / (trials + weight)
 
@@ -37,10 +41,10 @@ def p_correct(profile: Profile, annotation: SkillAnnotation) -> float:
     the rate in the query's category, which is shrunk towards the overall rate, which is shrunk towards one half.
     Skills and categories the profile does not know add nothing.
     """
-    rate = shrunk_rate(profile.overall.wins, profile.overall.trials, 0.5, OVERALL_WEIGHT)
+    rate = shrunk_rate(profile.overall.wins, profile.overall.trials, prior=0.5, weight=OVERALL_WEIGHT)
     category = profile.categories.get(annotation.category) if annotation.category is not None else None
     if category is not None:
-        rate = shrunk_rate(category.wins, category.trials, rate, CATEGORY_WEIGHT)
+        rate = shrunk_rate(category.wins, category.trials, prior=rate, weight=CATEGORY_WEIGHT)
     heaviest = max(annotation.skills.values(), default=0.0)
     if heaviest <= 0:
         return float(rate)
@@ -51,7 +55,7 @@ def p_correct(profile: Profile, annotation: SkillAnnotation) -> float:
     ]
     wins = sum(tally.wins * weight for tally, weight in known)
     trials = sum(tally.trials * weight for tally, weight in known)
-    return float(shrunk_rate(wins, trials, rate, SKILL_WEIGHT))
+    return float(shrunk_rate(wins, trials, prior=rate, weight=SKILL_WEIGHT))
 
 
 class StrengthTable:
@@ -77,12 +81,12 @@ class StrengthTable:
     def _overall(self, known: Sequence[Profile]) -> Floats:
         wins = np.array([profile.overall.wins for profile in known])
         trials = np.array([profile.overall.trials for profile in known], dtype=float)
-        return np.asarray(shrunk_rate(wins, trials, 0.5, OVERALL_WEIGHT), dtype=np.float64)
+        return np.asarray(shrunk_rate(wins, trials, prior=0.5, weight=OVERALL_WEIGHT), dtype=np.float64)
 
     def _base_rates(self, known: Sequence[Profile]) -> Floats:
         """Rates per category, shrunk; the last row, for an unknown category, is the overall rate."""
         wins, trials = _arrays(self._categories, [profile.categories for profile in known])
-        rates = shrunk_rate(wins, trials, self.overall, CATEGORY_WEIGHT)
+        rates = shrunk_rate(wins, trials, prior=self.overall, weight=CATEGORY_WEIGHT)
         seen = np.array([[c in profile.categories for profile in known] for c in [*self._categories, None]], dtype=bool)
         return np.where(seen, rates, self.overall)
 
@@ -103,7 +107,7 @@ class StrengthTable:
         base = self._base[np.array(rows, dtype=np.intp)]
         wins = sums[:, n : 2 * n] / heaviest[:, None]
         trials = sums[:, 2 * n :] / heaviest[:, None]
-        chances = np.asarray(shrunk_rate(wins, trials, base, SKILL_WEIGHT), dtype=np.float64)
+        chances = np.asarray(shrunk_rate(wins, trials, prior=base, weight=SKILL_WEIGHT), dtype=np.float64)
         chances[:, ~self.has_profile] = np.nan
         return _rounded(sums[:, :n]), chances
 

@@ -71,13 +71,14 @@ class Symbolic(RosterRecruiter):
 
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
         levels, reasons = self._levels(roster, cases, scores)
-        rows = zip(
-            cases, scores.tolist(), zip(*(level.tolist() for level in levels), strict=True), reasons, strict=True
-        )
-        return [self._choice(*row) for row in rows]
+        levels_by_case = zip(*(level.tolist() for level in levels), strict=True)
+        return [
+            self._choice(case, row, weights, reason=reason)
+            for case, row, weights, reason in zip(cases, scores.tolist(), levels_by_case, reasons, strict=True)
+        ]
 
     def _choice(
-        self, case: Case, scores: Sequence[float], levels: Sequence[Sequence[float]], reason: str | None
+        self, case: Case, scores: Sequence[float], levels: Sequence[Sequence[float]], *, reason: str | None
     ) -> Choice:
         positions = case.shortlist.positions
         if not positions:

@@ -1,0 +1,92 @@
+"""Strengths: the arrays say what the formula says, and evidence moves P(correct) the right way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_service.recruit.strength import CATEGORY_WEIGHT, SKILL_WEIGHT, StrengthTable, p_correct
+from router_service.types import Profile, SkillAnnotation, Tally
+from tests.router_service.recruit.pools import SKILLS, pools, profile, requests
+
+
+def annotation(category=None, **skills):
+    return SkillAnnotation(query_id="q", skills=skills, category=category)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_arrays_and_formula_agree(data):
+    pool = data.draw(pools())
+    annotations = [item.annotation for item in data.draw(st.lists(requests(pool), min_size=1, max_size=4))]
+    scores, chances = StrengthTable(pool.experts, pool.profiles).strengths(annotations)
+    for row, asked in enumerate(annotations):
+        for column, expert in enumerate(pool.experts):
+            known = pool.profiles.get(expert.id)
+            if known is None:
+                assert scores[row, column] == 0 and math.isnan(chances[row, column])
+                continue
+            net = sum(w * known.skills[s].net for s, w in asked.skills.items() if s in known.skills)
+            assert scores[row, column] == pytest.approx(net, abs=1e-8)
+            assert chances[row, column] == pytest.approx(p_correct(known, asked), abs=1e-12)
+
+
+def test_the_formula_by_hand():
+    known = Profile(
+        expert_id="a",
+        overall=Tally(wins=30, trials=58),
+        categories={"maths": Tally(wins=10, trials=20)},
+        skills={"algebra": Tally(wins=4, trials=4), "chess": Tally(wins=0, trials=2)},
+    )
+    overall = 31 / 60
+    maths = (10 + CATEGORY_WEIGHT * overall) / (20 + CATEGORY_WEIGHT)
+    assert p_correct(known, annotation()) == pytest.approx(overall)
+    assert p_correct(known, annotation("arts", unseen=1.0)) == pytest.approx(overall)
+    assert p_correct(known, annotation("maths")) == pytest.approx(maths)
+    expected = (4 + SKILL_WEIGHT * maths) / (4 + 0.5 * 2 + SKILL_WEIGHT)
+    assert p_correct(known, annotation("maths", algebra=1.0, chess=0.5)) == pytest.approx(expected)
+
+
+def test_the_scale_of_weights_does_not_matter_to_p_correct():
+    known = profile("a", {"algebra": 3, "chess": -2})
+    assert p_correct(known, annotation(algebra=1.0, chess=0.5)) == pytest.approx(
+        p_correct(known, annotation(algebra=10.0, chess=5.0))
+    )
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_winning_raises_and_losing_lowers(wins, losses):
+    base = p_correct(profile("a", {}), annotation(algebra=1.0))
+    better = profile("a", {"algebra": wins})
+    worse = profile("a", {"algebra": -losses})
+    assert p_correct(worse, annotation(algebra=1.0)) < base < p_correct(better, annotation(algebra=1.0))
+
+
+def test_more_evidence_moves_further():
+    chances = [
+        p_correct(
+            Profile(expert_id="a", overall=Tally(wins=5, trials=10), skills={"s": Tally(wins=n, trials=n)}),
+            annotation(s=1.0),
+        )
+        for n in (1, 10, 100, 1000)
+    ]
+    assert chances == sorted(chances) and chances[0] < 0.53 and chances[-1] > 0.98
+
+
+def test_strengths_of_a_query_do_not_depend_on_its_neighbours():
+    """Bit for bit, with weights that no float holds exactly."""
+    rng = np.random.default_rng(0)
+    profiles = {f"e{i}": profile(f"e{i}", {s: float(rng.integers(-9, 9)) for s in SKILLS}) for i in range(7)}
+    from tests.router_service.recruit.pools import expert
+
+    table = StrengthTable([expert(i) for i in profiles], profiles)
+    annotations = [annotation(**{s: float(w) for s, w in zip(SKILLS, rng.random(4), strict=True)}) for _ in range(300)]
+    together = table.strengths(annotations)
+    for row, asked in enumerate(annotations):
+        alone = table.strengths([asked])
+        assert alone[0][0].tolist() == together[0][row].tolist()
+        assert alone[1][0].tolist() == together[1][row].tolist()
