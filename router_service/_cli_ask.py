@@ -128,7 +128,10 @@ def _print_skills(made: DecisionMade) -> None:
         said.append(f"category {annotation.category}")
     if annotation.novelty is not None:
         said.append(f"novelty {annotation.novelty:.2f}")
-    print_table(f"Skills ({', '.join(said)})", ["skill", "weight"], skills)
+    if skills:
+        print_table(f"Skills ({', '.join(said)})", ["skill", "weight"], skills)
+    else:
+        print_lines(f"no skills ({', '.join(said)})")
 
 
 def _print_nearest(made: DecisionMade) -> None:

@@ -82,4 +82,4 @@ def _print(summary: BatchSummary, *, as_json: bool) -> None:
     resumed = f", {summary.n_resumed} of them by an earlier run" if summary.n_resumed else ""
     failed = f", {summary.n_failed} failed (each says why in its line)" if summary.n_failed else ""
     print_lines(f"{summary.target}: {summary.n_lines} lines finished{resumed}{failed}")
-    print_lines(f"{summary.usage.completions} completions, cost {shown_cost(summary.usage.cost_usd)}", style="dim")
+    print_lines(f"{summary.usage.completions} completions, {shown_cost(summary.usage.cost_usd)}", style="dim")

@@ -85,7 +85,7 @@ def _cell(value: object) -> str:
 
 def shown_cost(cost_usd: float | None) -> str:
     """A cost for people; unknown is said, never shown as nothing."""
-    return "unknown" if cost_usd is None else f"${cost_usd:.6f}"
+    return "cost unknown" if cost_usd is None else f"${cost_usd:.6f}"
 
 
 def print_lines(text: str, *, style: str | None = None) -> None:

@@ -119,7 +119,7 @@ def test_ask_prints_the_answer_and_who_gave_it(enlist, work):
     assert (code, err) == (0, "")
     answer, who = out.splitlines()
     assert answer == "The answer is 4."
-    assert who.startswith("four, seven, broken · all + majority · 50% agree · unknown")
+    assert who.startswith("four, seven, broken · all + majority · 50% agree · cost unknown")
 
 
 def test_ask_as_json_is_one_document_with_everything(enlist, work):
@@ -293,9 +293,11 @@ def test_what_was_profiled_is_used_to_choose_an_aggregator(enlist, work):
     )
     experts = [argument for name in ("four", "seven", "wise") for argument in ("--expert", name)]
     assert enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, *experts)[0] == 0
-    code, out, err = enlist("aggregator", "select", *ENGINE, "--artefact", "art", "--json", "--candidate", "weighted")
+    candidates = ("--candidate", "weighted", "--candidate", "synthesise:wise")
+    code, out, err = enlist("aggregator", "select", *ENGINE, "--artefact", "art", "--json", *candidates)
     selection = json.loads(out)
     assert (code, err) == (0, "")
+    assert {result["aggregator"]: result["accuracy"] for result in selection["results"]}["synthesise:wise"] == 0.0
     assert selection["chosen"] == "majority"
     assert "needed" in selection["reason"]
     assert (work / "art" / "aggregator.json").exists()
