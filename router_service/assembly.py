@@ -15,7 +15,6 @@ from experts_registry.pool import Pool, load_pool
 from router_service.backends.base import BACKENDS, Backend
 from router_service.config import EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
-from router_service.dispatch.settings import DispatchSettings
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError
 from router_service.plugins import Registry
@@ -73,7 +72,7 @@ def build_engine(
     runner = Runner(
         experts={expert.id: expert for expert in pool.experts},
         backends=backends,
-        settings=DispatchSettings(**config.dispatch.model_dump()),
+        settings=config.dispatch,
     )
     data = _fit_data(pool, artefact)
     return Engine(

@@ -53,16 +53,26 @@ class PartConfig(StrictModel):
 
 
 class DispatchConfig(StrictModel):
-    """How experts are worked."""
+    """How experts are worked: quorum, back-off, and the deadline of queries that bring none."""
 
     quorum: int | None = Field(default=None, ge=1)
-    """Completions after which stragglers may be left behind; unset waits for the whole panel."""
+    """Successful completions after which a panel may end early; unset waits for every member."""
     straggler_grace_s: float = Field(default=0.0, ge=0)
-    """Seconds given to the rest of the panel once the quorum is reached."""
+    """Seconds the rest of a panel still gets once the quorum is reached; then it is cancelled."""
     backoff_initial_s: float = Field(default=0.25, ge=0)
-    """First pause before a retry; doubles each time, with jitter."""
+    """Longest pause before the first retry; doubles with every further one."""
     backoff_max_s: float = Field(default=8.0, ge=0)
     """Longest pause between two tries, unless the expert itself asks for more."""
+    retry_after_max_s: float = Field(default=60.0, ge=0)
+    """An expert that asks to be left alone for longer than this is given up at once."""
+    jitter: float = Field(default=0.5, ge=0, le=1)
+    """Share of each pause that is drawn at random: 0 pauses in full, 1 anywhere between 0 and the full."""
+    jitter_seed: int = 0
+    """Seed of that draw."""
+    max_parallel_batched: int = Field(default=1, ge=1)
+    """Batches of embedded engines that run at once; 1 means one model in memory at a time."""
+    default_deadline_s: float | None = Field(default=None, gt=0)
+    """Deadline in seconds of a query whose budget has none; unset is no limit."""
 
 
 class EngineConfig(StrictModel):

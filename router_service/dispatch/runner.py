@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from functools import partial
 
 from router_service.backends.base import Backend
+from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.planner import keys_of
-from router_service.dispatch.settings import DispatchSettings
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
 from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
@@ -32,13 +32,13 @@ class Runner:
         *,
         experts: Mapping[str, Expert],
         backends: Mapping[str, Backend],
-        settings: DispatchSettings | None = None,
+        settings: DispatchConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._experts = experts
         self._backends = backends
-        self._settings = settings or DispatchSettings()
+        self._settings = settings or DispatchConfig()
         self._tries = Tries(self._settings, clock=clock, sleep=sleep)
 
     def expert(self, expert_id: str) -> Expert:

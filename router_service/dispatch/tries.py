@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from router_service.config import DispatchConfig
 from router_service.dispatch.gates import Gates
 from router_service.dispatch.planner import SampleKey, keys_of, remaining
-from router_service.dispatch.settings import DispatchSettings
 from router_service.dispatch.verdicts import EMPTY, error_of, failed_completion, finished_completion
 from router_service.dispatch.wave import Call, Wave
 from router_service.errors import ExpertError
@@ -37,7 +37,7 @@ class Tries:
 
     def __init__(
         self,
-        settings: DispatchSettings,
+        settings: DispatchConfig,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

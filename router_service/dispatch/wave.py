@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from experts_registry.estimate import estimate_usage
 from router_service.backends.base import Backend
+from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import Ledger, Reservation
 from router_service.dispatch.planner import SampleKey, keys_of
-from router_service.dispatch.settings import DispatchSettings
 from router_service.errors import BudgetExceeded, ExpertTimeout, InvalidQuery
 from router_service.types import (
     Assignment,
@@ -59,7 +59,7 @@ class Call:
 class Wave:
     """The state of one run. Everything here happens on one event loop, between two awaits; nothing needs a lock."""
 
-    def __init__(self, calls: Sequence[Call], ledgers: Mapping[str, Ledger], *, settings: DispatchSettings) -> None:
+    def __init__(self, calls: Sequence[Call], ledgers: Mapping[str, Ledger], *, settings: DispatchConfig) -> None:
         self._settings = settings
         self._events: asyncio.Queue[WaveEvent | BaseException] = asyncio.Queue()
         self._calls: dict[SampleKey, Call] = {}

@@ -13,8 +13,8 @@ from time import time
 import pytest
 
 from router_service.backends.openai import Openai
+from router_service.config import DispatchConfig
 from router_service.dispatch.runner import PanelReady, Runner
-from router_service.dispatch.settings import DispatchSettings
 from router_service.errors import ConfigError, ExpertError, ExpertRefused, ExpertTimeout, ExpertUnavailable
 from router_service.types import (
     AnswerKind,
@@ -451,7 +451,7 @@ async def test_closing_the_run_closes_the_upstream_connection(behaviour: Behavio
 async def test_the_runner_retries_what_passes() -> None:
     async with calling(fake.status(503, times=2, Retry_After="0")) as (backend, expert, upstream):
         runner = Runner(
-            experts={"E": expert}, backends={"openai": backend}, settings=DispatchSettings(backoff_initial_s=0.001)
+            experts={"E": expert}, backends={"openai": backend}, settings=DispatchConfig(backoff_initial_s=0.001)
         )
         batch = ExpertBatch(expert_id="E", assignments=(Assignment(query=user_query("q", "hi")),))
         panels = [event async for event in runner.run([batch], {}) if isinstance(event, PanelReady)]

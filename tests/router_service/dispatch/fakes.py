@@ -8,10 +8,10 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from router_service.backends.base import Backend
+from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.planner import keys_of, plan_batches
 from router_service.dispatch.runner import PanelReady, Runner, WaveEvent
-from router_service.dispatch.settings import DispatchSettings
 from router_service.types import (
     Assignment,
     Budget,
@@ -144,7 +144,7 @@ def runner_of(
 ) -> Runner:
     backends = {"fake": backend} if isinstance(backend, Backend) else backend
     return Runner(
-        experts={e.id: e for e in experts}, backends=backends, settings=DispatchSettings(**settings), sleep=sleep
+        experts={e.id: e for e in experts}, backends=backends, settings=DispatchConfig(**settings), sleep=sleep
     )
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router_service.config import DispatchConfig, parse_model
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.runner import PanelReady
-from router_service.dispatch.settings import DispatchSettings
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable, InvalidQuery, UnknownNameError
 from router_service.types import Completion, CompletionError, Secret, TaskFormat, TokenDelta, ToolCall, Usage
 from tests.router_service.dispatch.fakes import (
@@ -291,8 +291,8 @@ async def test_a_broken_set_up_raises() -> None:
         await collect(runner_of({"echo": ScriptedBackend()}, pool("A")), [batch_of("A", query("q"))])
     with pytest.raises(InvalidQuery, match="twice"):
         await collect(runner_of(ScriptedBackend(), pool("A")), [batch_of("A", query("q"), query("q"))])
-    with pytest.raises(ConfigError, match="quorum is 0"):
-        DispatchSettings(quorum=0)
+    with pytest.raises(ConfigError, match="quorum"):
+        parse_model(DispatchConfig, {"quorum": 0}, "dispatch")
 
 
 async def test_closing_the_runner_closes_every_backend() -> None:
