@@ -24,21 +24,13 @@ _NOT_APPLIED = re.compile(
     r"|merge_reasoning_content_in_choices|use_in_pass_through|use_litellm_proxy|use_chat_completions_api|keepalive_seconds"
     r"|tiered_pricing|(input|output)_cost_per_\w+|cost_per_second|cache_\w+|fallbacks|default_api_key_\w+"
     r"|aws_\w+|azure_\w+|vertex_\w+|watsonx_\w+|anthropic_\w+|openai_\w+|client_id|client_secret|tenant_id"
-    r"|extra_body|extra_headers|headers|thinking|reasoning_effort|seed|n|user|response_format|metadata"
+    r"|organization|region_name|drop_params|extra_body|extra_headers|headers|thinking|reasoning_effort|seed|n|user|response_format|metadata"
 )
-"""Keys of `litellm_params` that LiteLLM knows and that are not applied here: named in a warning, not an error."""
-_CALL_OPTIONS = (
-    "api_version",
-    "organization",
-    "custom_llm_provider",
-    "region_name",
-    "aws_region_name",
-    "aws_profile_name",
-    "vertex_project",
-    "vertex_location",
-    "drop_params",
-)
-"""Keys that say where and how to call; handed to the backend as they are. None of them is a secret."""
+"""Keys of `litellm_params` that LiteLLM knows and that are not applied here: named in a warning, not an error.
+
+What a cloud provider needs besides (regions, projects, credentials) LiteLLM also reads from the environment."""
+_CALL_OPTIONS = ("api_version",)
+"""Keys that the `litellm` backend takes as options of an expert, as they are."""
 
 
 class _Deployment(StrictModel):
@@ -70,14 +62,7 @@ class _Parameters(StrictModel):
     input_cost_per_token: float | None = None
     output_cost_per_token: float | None = None
     api_version: Any = None
-    organization: Any = None
-    custom_llm_provider: Any = None
-    region_name: Any = None
-    aws_region_name: Any = None
-    aws_profile_name: Any = None
-    vertex_project: Any = None
-    vertex_location: Any = None
-    drop_params: Any = None
+    custom_llm_provider: str | None = None
 
 
 class _Info(StrictModel):
@@ -141,7 +126,7 @@ def _entry(raw: Mapping[str, Any], label: str, warnings: list[str]) -> dict[str,
         return None
     entry = {
         "id": deployment.model_name,
-        "model": parameters.model,
+        "model": _model(parameters),
         "backend": _BACKEND,
         "address": parameters.api_base or parameters.base_url,
         "api_key": parameters.api_key,
@@ -157,6 +142,14 @@ def _entry(raw: Mapping[str, Any], label: str, warnings: list[str]) -> dict[str,
 
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "presence_penalty", "frequency_penalty")
+
+
+def _model(parameters: _Parameters) -> str:
+    """The model with its provider in front, which is LiteLLM's other way to name one."""
+    provider = parameters.custom_llm_provider
+    if provider is None or parameters.model.startswith(f"{provider}/"):
+        return parameters.model
+    return f"{provider}/{parameters.model}"
 
 
 def _chosen(parameters: _Parameters, names: Sequence[str]) -> dict[str, Any]:

@@ -99,3 +99,15 @@ def test_a_wildcard_is_refused():
 def test_prices_of_the_model_information_count():
     info = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0, "my_note": "anything"}
     assert pool_of(deployment("a", info)).experts[0].prices == Prices(input_usd_per_mtok=0, output_usd_per_mtok=0)
+
+
+def test_the_provider_becomes_a_part_of_the_model():
+    named = {"model_name": "a", "litellm_params": {"model": "llama", "custom_llm_provider": "ollama"}}
+    prefixed = {"model_name": "b", "litellm_params": {"model": "ollama/llama", "custom_llm_provider": "ollama"}}
+    assert [e.model for e in pool_of(named, prefixed).experts] == ["ollama/llama"] * 2
+
+
+def test_secrets_of_cloud_providers_are_named_and_not_shown():
+    pool = pool_of(deployment("a", aws_secret_access_key="hunter2-hunter2", aws_region_name="eu"))
+    assert "aws_region_name, aws_secret_access_key" in pool.warnings[0]
+    assert "hunter2" not in repr(pool)

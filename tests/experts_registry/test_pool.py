@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experts_registry.pool import load_pool, parse_pool
+from experts_registry.local.weights import adapter_names
+from experts_registry.pool import built_in_pools, load_pool, parse_pool
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.types import Prices, Sampling, Secret
 
@@ -172,3 +173,20 @@ def test_a_folder_is_its_pool_file_and_problems_name_the_file(tmp_path):
     (tmp_path / "pool.yaml").write_text("experts: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_pool(tmp_path)
+
+
+def test_the_built_in_pool_has_one_expert_per_adapter_and_a_generalist():
+    pool = load_pool("local")
+    assert "local" in built_in_pools() and pool.name == "local" and not pool.warnings
+    specialists = [expert for expert in pool.experts if expert.adapter is not None]
+    assert sorted(Path(expert.adapter).name for expert in specialists) == adapter_names()
+    assert all(expert.id == Path(expert.adapter).name for expert in specialists)
+    (generalist,) = [expert for expert in pool.experts if expert.adapter is None]
+    bases = {expert.lora_base for expert in specialists} | {generalist.model}
+    assert len(bases) == 1 and {expert.backend for expert in pool.experts} == {"transformers"}
+    assert all(Path(expert.adapter).is_dir() for expert in specialists)
+
+
+def test_a_near_name_of_a_built_in_pool_is_suggested():
+    with pytest.raises(ConfigError, match="Did you mean 'local'"):
+        load_pool("locl")
