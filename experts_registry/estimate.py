@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from experts_registry.prices import cost_usd
 from router_service.types import AudioPart, Expert, ImagePart, Message, Query, TextPart, Usage
 
-__all__ = ["ASSUMED_OUTPUT_TOKENS", "estimate_tokens", "estimate_usage", "max_output_tokens"]
+__all__ = ["ASSUMED_OUTPUT_TOKENS", "estimate_panel", "estimate_tokens", "estimate_usage", "max_output_tokens"]
 
 ASSUMED_OUTPUT_TOKENS = 1024
 """Longest completion assumed where neither the query nor the expert says one; calls are made with this limit."""
@@ -68,11 +69,22 @@ def estimate_usage(expert: Expert, query: Query, samples: int = 1, *, prompt_tok
 
     The prompt is counted once per sample: not every server shares it between samples.
     """
+    return estimate_panel([(expert, samples)], query, prompt_tokens=prompt_tokens)
+
+
+def estimate_panel(panel: Iterable[tuple[Expert, int]], query: Query, *, prompt_tokens: int | None = None) -> Usage:
+    """What a panel of experts, each with its number of samples, uses at most; `cost_usd` is None where a price is
+    unknown."""
     tokens = estimate_tokens(query) if prompt_tokens is None else prompt_tokens
-    prompt = (tokens + persona_tokens(expert)) * samples
-    completion = max_output_tokens(expert, query, prompt_tokens=tokens) * samples
-    cost = cost_usd(expert.prices, prompt_tokens=prompt, completion_tokens=completion)
-    return Usage(completions=samples, prompt_tokens=prompt, completion_tokens=completion, cost_usd=cost)
+    completions = prompts = outputs = 0
+    cost: float | None = 0.0
+    for expert, samples in panel:
+        prompt = (tokens + persona_tokens(expert)) * samples
+        output = max_output_tokens(expert, query, prompt_tokens=tokens) * samples
+        own = cost_usd(expert.prices, prompt_tokens=prompt, completion_tokens=output)
+        cost = None if cost is None or own is None else cost + own
+        completions, prompts, outputs = completions + samples, prompts + prompt, outputs + output
+    return Usage(completions=completions, prompt_tokens=prompts, completion_tokens=outputs, cost_usd=cost)
 
 
 def persona_tokens(expert: Expert) -> int:

@@ -99,6 +99,8 @@ def draw(
     the completions stay affordable.
     """
     number = allowance.count(candidates, repeats=replacement)
+    if number == 0:
+        return []
     points = np.random.Generator(np.random.PCG64(seed & _SEED_BITS)).random(number).tolist()
     if replacement and not allowance.shares:
         cumulated = list(accumulate(_first_level(levels, candidates)))
@@ -118,10 +120,9 @@ def _first_level(levels: Sequence[Sequence[float]], candidates: Sequence[int]) -
     """The first level in which a candidate has weight, without the others; equal weights where there is none."""
     size = len(levels[0])
     for level in levels:
-        if any(level):
-            weights = level if len(candidates) == size else _only(level, candidates)
-            if any(weights):
-                return weights
+        weights = level if len(candidates) == size else _only(level, candidates)
+        if any(weights):
+            return weights
     return _only([1.0] * size, candidates)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from experts_registry.estimate import estimate_usage
+from experts_registry.estimate import estimate_panel
 from router_service.errors import ConfigError, NotFittedError
 from router_service.recruit.allowance import Allowance, allowance_of
 from router_service.recruit.base import FitData, RecruitRequest
 from router_service.recruit.eligibility import Eligibility, Shortlist
 from router_service.recruit.strength import Floats, StrengthTable
-from router_service.types import Query, Recruit, RouteDecision, Usage
+from router_service.types import Query, Recruit, RouteDecision
 
 __all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_at_least_one"]
 
@@ -64,6 +64,7 @@ class Roster:
         samples: dict[int, int] = {}
         for position in choice.positions:
             samples[position] = samples.get(position, 0) + 1
+        panel = [(self.experts[position], number) for position, number in samples.items()]
         scores = choice.scores
         order = sorted(samples, key=lambda position: (-scores[position], position))
         return RouteDecision(
@@ -74,7 +75,7 @@ class Roster:
             scores=self._scores(case.shortlist, scores),
             is_fallback=choice.fallback_reason is not None,
             fallback_reason=choice.fallback_reason,
-            estimate=self._estimate(case, samples),
+            estimate=estimate_panel(panel, case.request.query, prompt_tokens=case.shortlist.prompt_tokens),
             seed=case.request.seed,
         )
 
@@ -82,17 +83,6 @@ class Roster:
         if shortlist.positions == self._is_whole:
             return dict(zip(self.ids, scores, strict=True))
         return {self.ids[position]: scores[position] for position in shortlist.positions}
-
-    def _estimate(self, case: Case, samples: dict[int, int]) -> Usage:
-        query, tokens = case.request.query, case.shortlist.prompt_tokens
-        usages = [estimate_usage(self.experts[i], query, n, prompt_tokens=tokens) for i, n in samples.items()]
-        costs = [usage.cost_usd for usage in usages]
-        return Usage(
-            completions=sum(samples.values()),
-            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            cost_usd=None if None in costs else math.fsum(cost for cost in costs if cost is not None),
-        )
 
 
 def _recruit(expert_id: str, score: float, p_correct: float, *, samples: int) -> Recruit:

@@ -62,30 +62,23 @@ class Symbolic(RosterRecruiter):
         roster = self._fitted()
         cases = [self._case(roster, request) for request in requests]
         scores, _ = roster.table.strengths([request.annotation for request in requests])
-        levels, _ = self._levels(roster, cases, scores)
-        weights = np.zeros_like(scores)
-        for level in reversed(levels):
-            weights = np.where(level.any(axis=1, keepdims=True), level, weights)
+        (weights, *_), _ = self._levels(roster, cases, scores)
         totals = weights.sum(axis=1, keepdims=True)
         return np.asarray(weights / np.where(totals > 0, totals, 1.0))
 
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
-        levels, reasons = self._levels(roster, cases, scores)
-        levels_by_case = zip(*(level.tolist() for level in levels), strict=True)
-        return [
-            self._choice(case, row, weights, reason=reason)
-            for case, row, weights, reason in zip(cases, scores.tolist(), levels_by_case, reasons, strict=True)
-        ]
-
-    def _choice(
-        self, case: Case, scores: Sequence[float], levels: Sequence[Sequence[float]], *, reason: str | None
-    ) -> Choice:
-        positions = case.shortlist.positions
-        if not positions:
-            return Choice(positions=(), scores=scores)
-        seed = case.request.seed
-        drawn = draw(levels, case.allowance, seed=seed, candidates=positions, replacement=self.replacement)
-        return Choice(positions=drawn, scores=scores, fallback_reason=reason)
+        (preferred, *others), reasons = self._levels(roster, cases, scores)
+        choices = []
+        rows = zip(cases, scores.tolist(), preferred.tolist(), strict=True)
+        for number, (case, own, weights) in enumerate(rows):
+            levels = [weights]
+            if not self.replacement or case.allowance.shares:  # only then can a draw need anyone else
+                levels += [other[number].tolist() for other in others]
+            positions = case.shortlist.positions
+            seed = case.request.seed
+            drawn = draw(levels, case.allowance, seed=seed, candidates=positions, replacement=self.replacement)
+            choices.append(Choice(positions=drawn, scores=own, fallback_reason=reasons[number] if drawn else None))
+        return choices
 
     def _levels(
         self, roster: Roster, cases: Sequence[Case], scores: Floats
@@ -106,7 +99,9 @@ class Symbolic(RosterRecruiter):
             first[here], second[here], codes = self._weights(scores[here], roster.table.totals[list(positions)])
             for row, code in zip(rows, codes.tolist(), strict=True):
                 reasons[row] = _REASONS[code]
-        return (trim_weights(first, self.trim), trim_weights(second, self.trim), second), reasons
+        has_first = first.any(axis=1, keepdims=True)
+        lifted = trim_weights(second, self.trim)
+        return (np.where(has_first, trim_weights(first, self.trim), lifted), lifted, second), reasons
 
     def _weights(self, scores: Floats, totals: Floats) -> tuple[Floats, Floats, NDArray[np.int_]]:
         """Weights of the eligible experts, those to fall back on, and per row the number of the fallback's reason."""
