@@ -96,7 +96,7 @@ def parse_pool(data: Any, name: str, base_dir: Path) -> Pool:
         except ConfigError as problem:
             problems.append(problem.message if problem.message.startswith(label) else f"{label}: {problem.message}")
     if problems:
-        raise ConfigError(f"pool {name!r} has {len(problems)} problem(s):\n" + "\n".join(problems))
+        raise ConfigError(f"pool {name!r} is not usable:\n" + "\n".join(problems))
     return Pool(name=file.name or name, experts=tuple(experts), warnings=tuple(warnings))
 
 

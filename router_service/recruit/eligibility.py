@@ -96,7 +96,11 @@ def _elimination(expert: Expert, query: Query, prompt_tokens: int) -> Eliminatio
 
 
 def _disabled(expert: Expert) -> Elimination:
-    return Elimination(expert_id=expert.id, reason="is switched off in the pool", code="disabled")
+    return Elimination(
+        expert_id=expert.id,
+        reason="is switched off in the pool file, or was left out when the engine started",
+        code="disabled",
+    )
 
 
 def _by_controls(expert: Expert, query: Query) -> Elimination | None:

@@ -103,7 +103,7 @@ def test_other_reasons_are_grouped():
     pool = [expert(f"e{i}", is_enabled=False) for i in range(8)]
     error = error_of(request(), *pool)
     assert isinstance(error, NoExpertAvailable)
-    assert "e0, e1, e2, e3, e4 …: is switched off in the pool" in error.message
+    assert "e0, e1, e2, e3, e4 …: is switched off in the pool file" in error.message
 
 
 def test_an_empty_pool_says_so():
