@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from router_service import _cli_ask, _cli_batch, _cli_pool, _cli_profile, _cli_replay, _cli_serve
+from router_service import _cli_ask, _cli_batch, _cli_demo, _cli_pool, _cli_profile, _cli_replay, _cli_serve
 from router_service._cli_options import QuestionOptions, takes
 from router_service._cli_output import print_error
 from router_service.errors import RouterError
@@ -30,6 +30,7 @@ aggregator_app = typer.Typer(help="Choose how completions become one answer.", n
 app.command()(takes(QuestionOptions)(_cli_ask.ask))
 app.command()(takes(_cli_ask.RouteOptions)(_cli_ask.route))
 app.command()(takes(_cli_batch.BatchOptions)(_cli_batch.batch))
+app.command()(takes(_cli_demo.DemoOptions)(_cli_demo.demo))
 app.command()(takes(_cli_serve.ServeOptions)(_cli_serve.serve))
 app.command()(takes(_cli_profile.ProfileOptions)(_cli_profile.profile))
 app.add_typer(pool_app, name="pool")
