@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 from eval.datasets import Dataset
 from eval.grading import grade, question_query
+from eval.kept_embedder import KeptEmbedder
 from eval.metrics import accuracy, bootstrap_interval
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool
@@ -17,6 +19,7 @@ from router_service.backends.base import BACKENDS, Backend
 from router_service.config import EngineConfig, PartConfig
 from router_service.engine import Engine
 from router_service.errors import ConfigError, UnknownNameError
+from router_service.recruit.base import RECRUITERS
 from router_service.types import (
     Query,
     Question,
@@ -25,6 +28,7 @@ from router_service.types import (
     RouteResponse,
     stable_seed,
 )
+from skills.base import EMBEDDERS, Embedder
 
 __all__ = ["ReplayPlan", "ReplayResult", "ReplayRow", "disagreements", "remarks", "replay", "usable_embedder"]
 
@@ -45,6 +49,8 @@ class ReplayPlan:
     ks: tuple[int, ...] = (3,)
     embedder: str = _FAST_EMBEDDER
     seed: int = 0
+    cache_dir: Path | None = None
+    """Where embeddings are kept; unset is the user's cache."""
 
     def strategies(self) -> Iterator[tuple[str, str, int]]:
         """Recruiter, aggregator and k of each strategy, in the order asked for."""
@@ -108,8 +114,6 @@ async def replay(dataset: Dataset, plan: ReplayPlan, *, on_progress: Progress | 
 
 def usable_embedder(name: str) -> tuple[str, str | None]:
     """`name` where it works here, else the plain embedder with what is lost by that; another broken one raises."""
-    from skills.base import EMBEDDERS
-
     try:
         EMBEDDERS.create(name).embed(["ready"])
     except ConfigError as missing:
@@ -129,7 +133,8 @@ def remarks(dataset: Dataset, plan: ReplayPlan, results: Sequence[ReplayResult])
         for code, count in result.failures.items():
             row = result.row
             strategy = f"{row.pool}, {row.recruiter}, {row.aggregator}, k = {row.k}"
-            said.append(f"{strategy}: {count} of {row.n} questions got no answer ({code}) and count as wrong")
+            counted = " and count as wrong" if dataset.has_answers else ""
+            said.append(f"{strategy}: {count} of {row.n} questions got no answer ({code}){counted}")
     if not dataset.has_answers:
         said.append(
             "the dataset records who was right, not always what was said: a panel without a readable answer is judged "
@@ -161,15 +166,24 @@ def _engine(dataset: Dataset, pool: Pool, plan: ReplayPlan, *, backends: Mapping
     """The serving engine over a recorded pool, fitted on the fit split."""
     questions = [_with_skills(question, dataset) for question in dataset.split(_FIT)]
     outcomes = dataset.outcomes(questions, pool.ids)
-    annotator = "recorded" if dataset.has_skills else "embedding"
     config = EngineConfig(
-        annotator=PartConfig(name=annotator, options={"embedder": plan.embedder}),
+        annotator=_annotator(dataset, plan),
         recruiter=PartConfig(name=plan.recruiters[0]),
         aggregator=PartConfig(name=plan.aggregators[0]),
         seed=plan.seed,
     )
     artefact = Artefact.fit(outcomes, questions, pool_name=pool.name)
     return build_engine(config, pool=pool, artefact=artefact, backends=backends)
+
+
+def _annotator(dataset: Dataset, plan: ReplayPlan) -> PartConfig:
+    """Skills as recorded, else those of the nearest fit questions; nothing is embedded for who asks for no skills."""
+    if not any(getattr(RECRUITERS.factory(name), "needs_annotation", True) for name in plan.recruiters):
+        return PartConfig(name="blank")
+    embedder: Embedder | str = plan.embedder
+    if plan.embedder != _PLAIN_EMBEDDER:
+        embedder = KeptEmbedder(EMBEDDERS.create(plan.embedder), name=dataset.name, folder=plan.cache_dir)
+    return PartConfig(name="recorded" if dataset.has_skills else "embedding", options={"embedder": embedder})
 
 
 def _with_skills(question: Question, dataset: Dataset) -> Question:
