@@ -66,7 +66,7 @@ def load_pool(ref: str | Path) -> Pool:
     """
     path = _pool_path(ref)
     data = read_yaml(path)
-    name = path.parent.name if path.name == _FILE else path.stem
+    name = path.resolve().parent.name if path.name == _FILE else path.stem
     try:
         return parse_pool(data, name, path.parent)
     except ConfigError as problem:

@@ -190,3 +190,9 @@ def test_the_built_in_pool_has_one_expert_per_adapter_and_a_generalist():
 def test_a_near_name_of_a_built_in_pool_is_suggested():
     with pytest.raises(ConfigError, match="Did you mean 'local'"):
         load_pool("locl")
+
+
+def test_a_pool_file_of_the_working_folder_is_named_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pool.yaml").write_text("experts: [{id: a, model: m, backend: echo}]\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_pool("pool.yaml").name == tmp_path.name
