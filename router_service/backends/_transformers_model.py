@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class ResidentBase:
         """Read model and tokenizer from `folder`; raises `ConfigError` where the tokenizer has no chat template."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        _be_quiet()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -121,6 +123,15 @@ class ResidentBase:
                     parameter.data.copy_(values)
                 layer.merged_adapters.clear()
         self._peft.base_model.disable_adapter_layers()
+
+
+def _be_quiet() -> None:
+    """Keep bars and notices out of the terminal that are about the libraries' own affairs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # peft asks for a property that transformers has renamed
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -141,6 +141,8 @@ def test_what_may_be_downloaded_is_not_asked_for_at_check() -> None:
 def test_an_unknown_option_gets_the_nearest(files: Path) -> None:
     with pytest.raises(ConfigError, match=r"'accept_base'.*'accepts_base'"):
         Transformers().check(expert_on(files, options={"accept_base": "x"}))
+    with pytest.raises(ConfigError, match="type bool"):
+        Transformers().check(expert_on(files, options={"allows_download": "yes"}))
 
 
 def test_the_base_of_an_adapter_expert() -> None:
