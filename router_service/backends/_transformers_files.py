@@ -140,6 +140,7 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
         raise ConfigError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA adapters can share a base")
     shapes = _tensor_shapes(folder / _ADAPTER_WEIGHTS)
     _check_ranks(folder, config=config, shapes=shapes)
+    _check_targets(folder, config.get("target_modules"), shapes)
     if base is not None:
         named = str(config.get("base_model_name_or_path") or "")
         _check_base_name(expert, folder, named=named, base=base)
@@ -162,6 +163,18 @@ def _check_ranks(folder: Path, *, config: Mapping[str, Any], shapes: Shapes) -> 
             raise ConfigError(
                 f"{folder}: adapter_config.json says rank {config.get('r')}, but {key} has rank {rank}; "
                 f"the two files are not of one training: {_TRAIN} again"
+            )
+
+
+def _check_targets(folder: Path, targets: object, shapes: Shapes) -> None:
+    """A tensor of a layer that the configuration does not name would be left out without a word."""
+    if not isinstance(targets, list):
+        return  # a pattern, or "all-linear": nothing to compare by name
+    for key in shapes:
+        if not any(f".{_module(key)}".endswith(f".{target}") for target in targets):
+            raise ConfigError(
+                f"{folder}: adapter_config.json does not name {_module(key)} in target_modules, but "
+                f"{_ADAPTER_WEIGHTS} has {key}; the two files are not of one training: {_TRAIN} again"
             )
 
 

@@ -83,6 +83,26 @@ def test_a_rank_that_the_tensors_do_not_have(files: Path) -> None:
     Transformers().check(expert_on(files))
 
 
+def test_a_layer_that_the_configuration_does_not_name(files: Path) -> None:
+    edit(files / "adapter/adapter_config.json", target_modules=["q_proj"])
+    with pytest.raises(ConfigError, match=r"does not name .*_proj in target_modules"):
+        Transformers().check(expert_on(files))
+
+
+async def test_an_adapter_that_cannot_be_attached_leaves_no_trace(files: Path) -> None:
+    """A pattern is not compared with the tensors beforehand: attaching fails, and the base is read afresh."""
+    edit(files / "adapter/adapter_config.json", target_modules="no_such_layer")
+    backend = Transformers(threads=1, device="cpu")
+    expert, plain = expert_on(files), expert_on(files, None)
+    before = [piece async for piece in backend.complete(plain, batch_of(plain, ask("x")))]
+    with pytest.raises(ExpertUnavailable, match="no_such_layer"):
+        [piece async for piece in backend.complete(expert, batch_of(expert, ask("x")))]
+    after = [piece async for piece in backend.complete(plain, batch_of(plain, ask("x")))]
+    assert [piece.text for piece in before] == [piece.text for piece in after]
+    assert (len(backend.load_report.base_loads), backend.load_report.adapter_loads) == (2, ())
+    await backend.aclose()
+
+
 def test_an_adapter_that_is_more_than_lora(files: Path) -> None:
     from safetensors.torch import load_file, save_file
 
