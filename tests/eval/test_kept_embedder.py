@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.kept_embedder import KeptEmbedder, embedding_cache_folder
+from eval.kept_embedder import KeptEmbedder
 
 
 class Counting:
@@ -60,10 +60,3 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):
     (tmp_path / "file").write_text("in the way")
     embedder = kept(tmp_path / "file", Counting())
     assert embedder.embed(["a"]).shape == (1, 3)
-
-
-def test_the_place_is_the_users_cache_or_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("ENLIST_CACHE", str(tmp_path))
-    assert embedding_cache_folder() == tmp_path / "embeddings"
-    monkeypatch.delenv("ENLIST_CACHE")
-    assert "enlist" in embedding_cache_folder().parts

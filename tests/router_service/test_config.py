@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router_service.config import EngineConfig, expand_environment, load_config, parse_model
+from router_service.config import EngineConfig, cache_folder, expand_environment, load_config, parse_model
 from router_service.errors import ConfigError
 
 
@@ -85,3 +85,10 @@ def test_unusable_files_name_themselves(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENLIST_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("ENLIST_CACHE")
+    assert cache_folder().name == "enlist"

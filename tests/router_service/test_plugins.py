@@ -32,7 +32,7 @@ def test_options_reach_the_part() -> None:
 
 
 def test_an_unknown_option_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="no option 'sise'. Did you mean 'size'"):
+    with pytest.raises(ConfigError, match=r"no option 'sise'\. Did you mean 'size'"):
         registry().create("plain", {"sise": 3})
 
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_lists_the_allowed() -> None:
 def test_one_name_is_one_part() -> None:
     parts = registry()
     with pytest.raises(ConfigError, match="registered twice"):
-        parts.register("plain")(lambda: Part())
+        parts.register("plain")(lambda size=2: Part(size))
 
 
 @pytest.mark.parametrize("room", REGISTRIES, ids=lambda r: r.kind)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from router_service.errors import ConfigError
 from skills.embedders import minilm_onnx
-from skills.embedders._minilm_files import cache_folder, require
+from skills.embedders._minilm_files import require
 from skills.embedders._minilm_graph import BLOCK, quantised
 from skills.embedders.minilm import Minilm
 from skills.embedders.minilm_onnx import MinilmOnnx
@@ -41,13 +41,6 @@ TEXTS = [form.format(subject) for form in FORMS for subject in SUBJECTS]
 def test_a_missing_package_names_the_extra():
     with pytest.raises(ConfigError, match=r'pip install "enlist\[local\]"'):
         require("a_package_that_nobody_has")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("ENLIST_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("ENLIST_CACHE")
-    assert cache_folder().name == "enlist"
 
 
 @given(st.lists(st.integers(1, 300), max_size=60))
