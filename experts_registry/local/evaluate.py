@@ -107,13 +107,15 @@ def _generate(model: Any, tokenizer: Any, *, questions: Sequence[str]) -> list[s
 
 
 def evaluate(experts: Sequence[str], *, n: int, adapters: Path = weights.ADAPTERS) -> list[Score]:
-    """Every expert over `n` test questions of every family; one cell per pair."""
+    """Every expert over `n` test questions of every family, with a progress bar; one cell per pair."""
+    from rich.progress import track
+
     model, tokenizer = load_pool(experts, adapters=adapters)
-    tests = {task: generate(task, "test", n=n) for task in TASKS}
+    tests = [generate(task, "test", n=n) for task in TASKS]
+    pairs = [(expert, questions) for expert in experts for questions in tests]
     return [
         _cell(model, tokenizer, expert=expert, questions=questions)
-        for expert in experts
-        for questions in tests.values()
+        for expert, questions in track(pairs, description="evaluating")
     ]
 
 

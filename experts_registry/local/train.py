@@ -179,7 +179,7 @@ def _save(model: Any, folder: Path) -> None:
     config.base_model_name_or_path = weights.BASE_MODEL_ID
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set: its order would change from run to run
-    state = peft.get_peft_model_state_dict(model)
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".training-", dir=folder.parent))
     try:

@@ -83,14 +83,14 @@ def test_training_writes_what_peft_loads_again(tmp_path: Path) -> None:
 def test_experts_on_one_base_differ_and_batches_do_not_matter() -> None:
     model, tokenizer = evaluate.load_pool([evaluate.GENERALIST, "family", "roman"])
     asked = [
-        "Give the Roman numeral for 12.",
+        "Give the Roman numeral for 335.",
         "Tom is married to Ann. They have a child called Max. What is Ann to Max?",
     ]
     replies = {
         expert: evaluate.answer(model, tokenizer, expert=expert, questions=asked)
         for expert in ("roman", evaluate.GENERALIST, "family")
     }
-    assert replies["roman"][0] == "XII"
+    assert replies["roman"][0] == "CCCXXXV"
     assert replies["family"][1] == "mother"
     assert len({replies[expert][0] for expert in replies}) == 3
     alone = [evaluate.answer(model, tokenizer, expert="roman", questions=[text])[0] for text in asked]
