@@ -30,7 +30,7 @@ _POOL = "local"
 class DemoOptions:
     """How many questions of each task, and where everything is kept."""
 
-    fit: Annotated[int, typer.Option(min=1, help="Fit questions per task: what experts are profiled on.")] = 20
+    fit: Annotated[int, typer.Option(min=1, help="Fit questions per task: what experts are profiled on.")] = 15
     test: Annotated[int, typer.Option(min=1, help="Held-out questions per task: what the table is about.")] = 40
     out: Annotated[Path, typer.Option(help="Folder for questions, profiles and the report.")] = Path("runs/demo")
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0

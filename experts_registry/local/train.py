@@ -56,7 +56,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         recipe.name: recipe
         for recipe in (
-            Recipe(name="arithmetic", questions={"arithmetic": 2000}, steps=240),
+            Recipe(name="arithmetic", questions={"arithmetic": 2000}, steps=640),
             Recipe(name="family", questions={"family": 1000}, steps=80),
             Recipe(name="number-words", questions={"number_words": 1200}, steps=120),
             Recipe(name="reversal", questions={"reversal": 2000}, steps=120),
