@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
+from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS
 from router_service.backends._transformers_decode import Row
 from router_service.backends._transformers_model import ResidentBase
 from router_service.errors import ExpertRefused
 from router_service.types import Assignment, Completion, CompletionError, Expert, Usage, stable_seed
 
 __all__ = ["completions_of", "refusals_of", "rows_of"]
-
-_DEFAULT_OUTPUT_TOKENS: Final = 512
-"""The most tokens of a completion where neither the query nor the expert says."""
 
 
 def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[Row]:
@@ -28,7 +25,9 @@ def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[
         raise _refusal(expert, f"reads text only, and the query holds {', '.join(sorted(unserved))}")
     prompt = _prompt(expert, assignment, base)
     sampling = query.sampling.over(expert.sampling)
-    limit = _limit(expert, sampling.max_tokens, room=_window(expert, base) - len(prompt), n_prompt=len(prompt))
+    room = _window(expert, base) - len(prompt)
+    limit = _limit(expert, sampling.max_tokens, room=room, n_prompt=len(prompt))
+    limit = min(limit, max(1, query.budget.max_output_tokens or limit))
     samples = tuple(range(assignment.first_sample, assignment.first_sample + assignment.samples))
     is_greedy = not sampling.temperature or sampling.temperature <= 0
     return [
@@ -71,7 +70,7 @@ def _limit(expert: Expert, asked: int | None, *, room: int, n_prompt: int) -> in
     if asked is not None and asked < 1:
         raise _refusal(expert, f"cannot answer in max_tokens={asked}; ask for 1 or more")
     limits = [tokens for tokens in (asked, expert.max_output_tokens) if tokens is not None]
-    return min(*(limits or [_DEFAULT_OUTPUT_TOKENS]), room)
+    return min(*(limits or [ASSUMED_OUTPUT_TOKENS]), room)
 
 
 def _refusal(expert: Expert, reason: str) -> ExpertRefused:

@@ -17,6 +17,7 @@ from router_service.backends.transformers import Transformers
 from router_service.errors import ConfigError, ExpertUnavailable
 from router_service.types import (
     Assignment,
+    Budget,
     Completion,
     Expert,
     ImagePart,
@@ -211,6 +212,13 @@ async def test_the_experts_sampling_fills_what_the_query_leaves_open(engine: Tra
     capped = replace(expert, max_output_tokens=2)
     (first, *_) = await completions(engine, capped, ask("open", sampling=Sampling(max_tokens=7)))
     assert first.usage.completion_tokens <= 2
+
+
+async def test_no_completion_is_longer_than_the_budget_allows(engine: Transformers, weights: Weights) -> None:
+    asked = ask("open", sampling=Sampling(max_tokens=7))
+    thrifty = replace(asked, query=replace(asked.query, budget=Budget(max_output_tokens=3)))
+    (done,) = await completions(engine, tiny_expert(weights.base), thrifty)
+    assert done.usage.completion_tokens <= 3
 
 
 async def test_a_tiny_nucleus_is_greedy(engine: Transformers, weights: Weights) -> None:
