@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from aggregators.base import AGGREGATORS
 from experts_registry.artefact import Artefact
-from experts_registry.pool import Pool, load_pool
+from experts_registry.pool import Pool, built_in_pools, load_pool
 from router_service.backends.base import BACKENDS, Backend
 from router_service.config import EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
@@ -95,6 +95,8 @@ def artefact_folder(config: EngineConfig) -> Path | None:
     """Where the artefact lies: the configured folder, or the built-in pool's own where it has one."""
     if config.artefact is not None:
         return config.artefact
+    if config.pool not in built_in_pools():
+        return None
     shipped = Path(inspect.getfile(load_pool)).parent / config.pool / "artefact"
     return shipped if shipped.is_dir() else None
 
@@ -116,11 +118,12 @@ def usable_pool(pool: Pool, backends: Mapping[str, Backend]) -> Pool:
                 backends[expert.backend].check(expert)
             except RouterError as problem:
                 problems[expert.id] = problem.message
-                _log.warning("expert %s is left out: %s", expert.id, problem.message)
     experts = tuple(replace(expert, is_enabled=False) if expert.id in problems else expert for expert in pool.experts)
     if not any(expert.is_enabled for expert in experts):
-        listed = "".join(f"\n  {expert_id}: {text}" for expert_id, text in problems.items())
+        listed = "".join(f"\n  {text}" for text in problems.values())
         raise ConfigError(f"pool {pool.name!r} has no usable expert; enable or mend at least one{listed}")
+    for text in problems.values():
+        _log.warning("left out: %s", text)
     return replace(pool, experts=experts)
 
 
