@@ -16,13 +16,13 @@ from router_service.backends.base import BACKENDS, Backend
 from router_service.config import EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
-from router_service.errors import ConfigError, RouterError
+from router_service.errors import ConfigError, RouterError, UnknownNameError
 from router_service.plugins import Registry
 from router_service.recruit.base import RECRUITERS, FitData
-from router_service.types import SkillAnnotation
+from router_service.types import Expert, SkillAnnotation
 from skills.base import ANNOTATORS, Annotator
 
-__all__ = ["LazyParts", "build_engine", "find_artefact", "make_backends", "usable_pool"]
+__all__ = ["LazyParts", "artefact_folder", "build_engine", "make_backends", "usable_pool"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,12 +63,15 @@ def build_engine(
 ) -> Engine:
     """An engine as configured; what is passed in replaces what the configuration names.
 
-    Raises `ConfigError` where no expert of the pool is usable, naming each one's problem.
+    A pool that is passed in gets the configured artefact or none, never the one shipped with a built-in pool. Raises
+    `ConfigError` where no expert of the pool is usable, naming each one's problem.
     """
+    folder = artefact_folder(config) if pool is None else config.artefact
     pool = pool or load_pool(config.pool)
     backends = make_backends(pool, config.backends) if backends is None else backends
     pool = usable_pool(pool, backends)
-    artefact = artefact or find_artefact(config)
+    if artefact is None and folder is not None:
+        artefact = Artefact.load(folder)
     runner = Runner(
         experts={expert.id: expert for expert in pool.experts},
         backends=backends,
@@ -79,16 +82,10 @@ def build_engine(
         pool=pool,
         annotator=_annotator(config.annotator, artefact),
         recruiters=LazyParts(RECRUITERS, _recruiter_options(config), lambda recruiter: recruiter.fit(data)),
-        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config)),
+        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config, folder)),
         runner=runner,
         defaults=EngineDefaults(recruiter=config.recruiter.name, aggregator=config.aggregator.name, seed=config.seed),
     )
-
-
-def find_artefact(config: EngineConfig) -> Artefact | None:
-    """The artefact the configuration names, else the one shipped with a built-in pool, else None."""
-    folder = artefact_folder(config)
-    return Artefact.load(folder) if folder is not None else None
 
 
 def artefact_folder(config: EngineConfig) -> Path | None:
@@ -115,7 +112,7 @@ def usable_pool(pool: Pool, backends: Mapping[str, Backend]) -> Pool:
     for expert in pool.experts:
         if expert.is_enabled:
             try:
-                backends[expert.backend].check(expert)
+                _backend_of(expert, backends).check(expert)
             except RouterError as problem:
                 problems[expert.id] = problem.message
     experts = tuple(replace(expert, is_enabled=False) if expert.id in problems else expert for expert in pool.experts)
@@ -125,6 +122,12 @@ def usable_pool(pool: Pool, backends: Mapping[str, Backend]) -> Pool:
     for text in problems.values():
         _log.warning("left out: %s", text)
     return replace(pool, experts=experts)
+
+
+def _backend_of(expert: Expert, backends: Mapping[str, Backend]) -> Backend:
+    if expert.backend not in backends:
+        raise UnknownNameError(f"backend of expert {expert.id!r}:", expert.backend, backends)
+    return backends[expert.backend]
 
 
 def _annotator(part: PartConfig, artefact: Artefact | None) -> Annotator:
@@ -159,10 +162,9 @@ def _recruiter_options(config: EngineConfig) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _aggregator_options(config: EngineConfig) -> dict[str, dict[str, Any]]:
+def _aggregator_options(config: EngineConfig, folder: Path | None) -> dict[str, dict[str, Any]]:
     """The configured aggregator's options; `selected` finds the artefact's selection by itself."""
     options: dict[str, dict[str, Any]] = {config.aggregator.name: dict(config.aggregator.options)}
-    folder = artefact_folder(config)
     if folder is not None and (folder / AGGREGATOR_SELECTION_FILE).exists():
         options.setdefault("selected", {}).setdefault("path", str(folder / AGGREGATOR_SELECTION_FILE))
     return options

@@ -3,7 +3,7 @@
     python -m experts_registry.local.evaluate [--n 50] [--expert NAME ...] [--json OUT]
 
 Greedy decoding in left-padded batches on the test split; the base model is loaded once and the adapters are switched on
-it. `general` is the base model as it is, without an adapter.
+it. `generalist` is the base model as it is, without an adapter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from experts_registry.local.tasks import TASKS, TaskQuestion, generate, is_corre
 
 __all__ = ["GENERALIST", "Score", "answer", "evaluate", "load_pool"]
 
-GENERALIST: Final = "general"
+GENERALIST: Final = "generalist"
 """The name under which the base model without an adapter is listed."""
 
 MAX_NEW_TOKENS: Final = 24

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from aggregators.selected import Selected
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool, parse_pool
-from router_service.assembly import build_engine, find_artefact, usable_pool
+from router_service.assembly import artefact_folder, build_engine, usable_pool
 from router_service.config import EngineConfig, PartConfig
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.types import (
-    Completion,
     Expert,
-    ExpertBatch,
     Outcome,
     Question,
     RouteFailure,
     RouteResponse,
-    TokenDelta,
     user_query,
 )
 from tests.router_service.parts import FakeBackend, pool_of
@@ -41,9 +36,6 @@ class Picky(FakeBackend):
     def __init__(self, *bad: str) -> None:
         super().__init__()
         self.bad = bad
-
-    def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Completion | TokenDelta]:
-        return super().complete(expert, batch)
 
     def check(self, expert: Expert) -> None:
         if expert.id in self.bad:
@@ -122,11 +114,24 @@ async def test_without_profiles_the_answer_says_how_to_make_them() -> None:
     assert "enlist profile" in end.message
 
 
-async def test_the_local_pools_profiles_come_with_it_and_with_no_other(tmp_path: Path) -> None:
-    shipped = find_artefact(EngineConfig(pool="local"))
-    assert shipped is not None and shipped.pool_name == "local"
+def test_the_local_pools_profiles_come_with_it_and_with_no_other(tmp_path: Path) -> None:
+    shipped = artefact_folder(EngineConfig(pool="local"))
+    assert shipped is not None and Artefact.load(shipped).pool_name == "local"
     artefact(ECHO).save(tmp_path / "artefact")
-    assert find_artefact(EngineConfig(pool=str(tmp_path))) is None
+    assert artefact_folder(EngineConfig(pool=str(tmp_path))) is None
+
+
+async def test_a_pool_that_is_passed_in_never_gets_the_shipped_profiles() -> None:
+    namesake = parse_pool({"experts": [{"id": "roman", "model": "echo", "backend": "echo"}]}, "mine", Path())
+    config = EngineConfig(annotator=BLANK, recruiter=PartConfig(name="symbolic"))
+    assert config.pool == "local"
+    (end,) = await build_engine(config, pool=namesake).run([user_query("q", "hi")])
+    assert isinstance(end, RouteFailure) and "enlist profile" in end.message
+
+
+def test_a_backend_that_was_not_passed_in_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"unknown backend of expert 'a': 'fake'.* Allowed: other"):
+        usable_pool(pool_of("a"), {"other": FakeBackend()})
 
 
 async def test_a_measured_choice_of_aggregator_is_found_beside_the_profiles(tmp_path: Path) -> None:
@@ -140,4 +145,3 @@ async def test_a_measured_choice_of_aggregator_is_found_beside_the_profiles(tmp_
     (tmp_path / "profiles" / "aggregator.json").unlink()
     (end,) = await build_engine(config, pool=ECHO).run([user_query("q", "hi")])
     assert isinstance(end, RouteResponse) and end.answer.aggregator == "majority"
-    assert Selected().keeps_text
