@@ -25,6 +25,7 @@ class ReusingBackend(Backend):
         self._known: dict[Hashable, Completion] = {}
         self.asked = 0
         self.is_batched = inner.is_batched  # type: ignore[misc]  # as the wrapped one is
+        self.extracts_answers = inner.extracts_answers  # type: ignore[misc]
 
     async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Completion | TokenDelta]:
         """What is known at once, the rest from the inner backend."""

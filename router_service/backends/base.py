@@ -19,6 +19,10 @@ class Backend(ABC):
     """True where a whole `ExpertBatch` belongs in one call (an embedded engine); False where each assignment is a call
     of its own (a server), so that the runner can limit, retry and cancel them one by one."""
 
+    extracts_answers: ClassVar[bool] = False
+    """True where `Completion.extracted` is already right, None included (recorded outcomes): nobody reads the text
+    again."""
+
     @abstractmethod
     def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Completion | TokenDelta]:
         """Completions as they finish: every sample of every assignment exactly once, in any order.

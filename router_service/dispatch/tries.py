@@ -107,7 +107,7 @@ class Tries:
             completion,
             expert=call.expert,
             query=this.assignments[completion.query_id].query,
-            extracts_answers=getattr(call.backend, "extracts_answers", False),
+            extracts_answers=call.backend.extracts_answers,
         )
         if completion.error is not None and completion.error.is_retryable:
             this.failed[key] = completion

@@ -61,8 +61,9 @@ async def test_failures_are_asked_again() -> None:
     assert backend.asked == 2
 
 
-@pytest.mark.parametrize("is_batched", [True, False])
-def test_it_is_batched_as_the_inner_one(is_batched: bool) -> None:
+@pytest.mark.parametrize("is_so", [True, False])
+@pytest.mark.parametrize("trait", ["is_batched", "extracts_answers"])
+def test_the_runner_treats_it_as_the_inner_one(trait: str, is_so: bool) -> None:
     inner = FakeBackend()
-    inner.is_batched = is_batched
-    assert ReusingBackend(inner).is_batched is is_batched
+    setattr(inner, trait, is_so)
+    assert getattr(ReusingBackend(inner), trait) is is_so
