@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from aiohttp import web
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
+LINES = 300
 
 
 def write_input(folder, n_lines):
@@ -34,6 +36,16 @@ def finished_ids(folder):
         whole = [line for line in journal.read_bytes().split(b"\n")[1:-1]]
         return {json.loads(line)["output"]["id"] for line in whole}
     return {json.loads(line)["id"] for line in target.read_text().splitlines()} if target.exists() else set()
+
+
+def wait_for_lines(folder, wanted):
+    """Wait until so many lines are finished: a kill by progress comes in the middle on any machine, fast or slow."""
+    deadline = time.monotonic() + 20
+    while not (folder / "out.jsonl").exists() and time.monotonic() < deadline:
+        journal = folder / "out.jsonl.journal"
+        if journal.exists() and journal.read_bytes().count(b"\n") - 1 >= wanted:
+            return
+        time.sleep(0.001)
 
 
 class Nursery:
@@ -62,7 +74,7 @@ class Nursery:
 
 
 def test_ten_kills_change_nothing_and_repeat_nothing(tmp_path):
-    calm, cut = (write_input(tmp_path / name, 150) for name in ("calm", "cut"))
+    calm, cut = (write_input(tmp_path / name, LINES) for name in ("calm", "cut"))
     undisturbed = Nursery(calm)
     undisturbed.start()
     assert undisturbed.exit_code() == 0
@@ -73,8 +85,10 @@ def test_ten_kills_change_nothing_and_repeat_nothing(tmp_path):
     for _ in range(KILLS):
         done, asked_before = finished_ids(cut), log.stat().st_size if log.exists() else 0
         child = nursery.start()
-        time.sleep(rng.uniform(0.0, 0.09))
-        os.kill(child, signal.SIGKILL)
+        wait_for_lines(cut, len(done) + rng.randint(0, LINES // (2 * KILLS)))
+        time.sleep(rng.uniform(0.0, 0.003))
+        with contextlib.suppress(ProcessLookupError):  # it was done already: counted below, and too many of it fail
+            os.kill(child, signal.SIGKILL)
         unfinished_at_kill.append(nursery.exit_code() != 0)
         asked = {line.split()[0] for line in log.read_text()[asked_before:].splitlines()} if log.exists() else set()
         assert not asked & done
@@ -141,7 +155,7 @@ async def test_the_command_survives_ten_kills(tmp_path):
     pool = pool_file(tmp_path / "pool.yaml", port)
     config = tmp_path / "enlist.yaml"
     config.write_text("annotator: blank\nrecruiter: all\naggregator: majority\n")
-    calm, cut = (write_input(tmp_path / name, 150) for name in ("calm", "cut"))
+    calm, cut = (write_input(tmp_path / name, LINES) for name in ("calm", "cut"))
 
     async def start(folder):
         return await asyncio.create_subprocess_exec(
