@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from aggregators.base import Aggregator
 from experts_registry.pool import Pool
 from router_service.dispatch.ask import BudgetedAsk
-from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
 from router_service.errors import AggregationError, InvalidQuery, RouterError
@@ -101,15 +101,20 @@ class Engine:
         """What `controls.aggregator` may name."""
         return self._aggregators.names
 
-    async def stream(self, queries: Sequence[Query]) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom = "arrival"
+    ) -> AsyncGenerator[Event, None]:
         """Events as they happen; exactly one `Answered` or `Failed` per query.
+
+        `deadlines_from="first_call"` keeps every query's deadline from when a call of it goes out, not counting what
+        it waits in line behind the others of a long batch.
 
         Close the iterator (`contextlib.aclosing`) to cancel every open call. Raises `InvalidQuery` at once where two
         queries share an id; everything that goes wrong with one query is its own `Failed`.
         """
         _require_distinct_ids(queries)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        worker = asyncio.create_task(self._work(queries, events.put_nowait))
+        worker = asyncio.create_task(self._work(queries, events.put_nowait, deadlines_from))
         worker.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -119,10 +124,12 @@ class Engine:
             worker.cancel()
             await asyncio.wait([worker])
 
-    async def run(self, queries: Sequence[Query]) -> list[RouteResponse | RouteFailure]:
+    async def run(
+        self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom = "arrival"
+    ) -> list[RouteResponse | RouteFailure]:
         """One response or failure per query, in order: `stream`, folded."""
         ends: dict[str, RouteResponse | RouteFailure] = {}
-        async with aclosing(self.stream(queries)) as events:
+        async with aclosing(self.stream(queries, deadlines_from=deadlines_from)) as events:
             async for event in events:
                 if isinstance(event, Answered):
                     ends[event.query_id] = event.response
@@ -139,35 +146,35 @@ class Engine:
             if isinstance(event, DecisionMade | Failed):
                 ends[event.query_id] = event
 
-        await self._decide(queries, emit)
+        await self._decide(queries, emit, "arrival")
         return [ends[query.id] for query in queries]
 
     async def aclose(self) -> None:
         """Give back what the backends hold."""
         await self.runner.aclose()
 
-    async def _work(self, queries: Sequence[Query], emit: Emit) -> None:
-        flights = await self._decide(queries, emit)
+    async def _work(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> None:
+        flights = await self._decide(queries, emit, deadlines_from)
         while flights:
             flights = await self._dispatch(flights, emit)
 
-    async def _decide(self, queries: Sequence[Query], emit: Emit) -> list[Flight]:
-        flights = self._admit(queries, emit)
+    async def _decide(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> list[Flight]:
+        flights = self._admit(queries, emit, deadlines_from)
         flights = await self._annotate(flights, emit)
         return self._recruit(flights, emit)
 
     # --- annotate -> recruit ---------------------------------------------------------------------------------------
 
-    def _admit(self, queries: Sequence[Query], emit: Emit) -> list[Flight]:
+    def _admit(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> list[Flight]:
         admitted = []
         for query in queries:
             try:
-                admitted.append(self._flight(query))
+                admitted.append(self._flight(query, deadlines_from))
             except RouterError as error:
                 emit(_refused(query, error))
         return admitted
 
-    def _flight(self, query: Query) -> Flight:
+    def _flight(self, query: Query, deadlines_from: DeadlinesFrom) -> Flight:
         controls = query.controls
         _check_query(query)
         recruiter_name = _NAMED if controls.expert else controls.recruiter or self.defaults.recruiter
@@ -182,7 +189,7 @@ class Engine:
             recruiter=self._recruiters.get(recruiter_name),
             recruiter_name=recruiter_name,
             aggregator_name=aggregator_name,
-            ledger=Ledger(query.budget),
+            ledger=self.runner.ledger(query.budget, deadline_from=deadlines_from),
             annotation=SkillAnnotation(query_id=query.id),
             decision=RouteDecision(query_id=query.id, recruits=(), recruiter=recruiter_name, seed=seed),
         )
@@ -205,6 +212,7 @@ class Engine:
             flight.annotation = annotation
             flight.overhead_usage = ask.usage(flight.query.id)
             flight.waited_s += ask.waited_s(flight.query.id)
+            flight.ledger.stop_clock()
         return flights
 
     def _recruit(self, flights: list[Flight], emit: Emit) -> list[Flight]:
@@ -296,6 +304,7 @@ class Engine:
 def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
     flight = by_id[ready.query_id]
     flight.end_wave(ready.completions)
+    flight.ledger.stop_clock()
     return flight
 
 

@@ -6,11 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from router_service.errors import BudgetExceeded
 from router_service.types import Budget, Usage
 
-__all__ = ["Ledger", "Reservation"]
+__all__ = ["DeadlinesFrom", "Ledger", "Reservation"]
+
+DeadlinesFrom = Literal["arrival", "first_call"]
+"""When a deadline's clock runs: from the ledger's making, or only from a stage's first call past the waiting line to
+the stage's end, so that standing in line behind the rest of a long batch costs no query its time."""
 
 _ROUNDING = 1e-9
 """Relative tolerance of the money comparison: sums of prices are floats, and three thirds must fit into one."""
@@ -24,16 +29,25 @@ class Reservation:
 
 
 class Ledger:
-    """The budget of one query: safe to use from several tasks and threads. The deadline runs from its making.
+    """The budget of one query: safe to use from several tasks and threads.
 
+    The deadline runs from its making; `deadline_from="first_call"` lets it run as `start_clock` and `stop_clock` say.
     A call whose cost nobody knows cannot be reserved under a limit in USD; where a cost turns out unknown only
     afterwards, its estimate is charged.
     """
 
-    def __init__(self, budget: Budget, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        deadline_from: DeadlinesFrom = "arrival",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.budget = budget
         self._clock = clock
-        self._started = clock()
+        self._can_stop = deadline_from == "first_call"
+        self._started = None if self._can_stop else clock()
+        self._elapsed_s = 0.0
         self._lock = threading.Lock()
         self._open: set[Reservation] = set()
         self._spent = Usage()
@@ -54,12 +68,26 @@ class Ledger:
         """Seconds to the deadline, never below 0; None where the budget has none."""
         if self.budget.deadline_s is None:
             return None
-        return max(0.0, self.budget.deadline_s - (self._clock() - self._started))
+        running_s = 0.0 if self._started is None else self._clock() - self._started
+        return max(0.0, self.budget.deadline_s - self._elapsed_s - running_s)
 
     @property
-    def is_expired(self) -> bool:
-        """True once the deadline has passed."""
-        return self.remaining_s() == 0.0
+    def is_running(self) -> bool:
+        """True while the deadline's clock runs."""
+        return self._started is not None
+
+    def start_clock(self) -> None:
+        """A call goes out: from now on time counts, if it did not already."""
+        with self._lock:
+            if self._started is None:
+                self._started = self._clock()
+
+    def stop_clock(self) -> None:
+        """A stage has ended; a deadline kept from the arrival runs on."""
+        with self._lock:
+            if self._can_stop and self._started is not None:
+                self._elapsed_s += self._clock() - self._started
+                self._started = None
 
     def reserve(self, estimate: Usage) -> Reservation:
         """Set the estimate aside, all of it or nothing; raises `BudgetExceeded` naming limit, spent and needed."""

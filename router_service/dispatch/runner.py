@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
-from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
 from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
 from router_service.errors import ExpertError, UnknownNameError
-from router_service.types import CompletionError, Expert, ExpertBatch
+from router_service.types import Budget, CompletionError, Expert, ExpertBatch
 
 __all__ = ["PanelReady", "Runner", "WaveEvent"]
 
@@ -46,6 +47,12 @@ class Runner:
         if expert_id not in self._experts:
             raise UnknownNameError("expert", expert_id, self._experts)
         return self._experts[expert_id]
+
+    def ledger(self, budget: Budget, *, deadline_from: DeadlinesFrom = "arrival") -> Ledger:
+        """A ledger for everything done for one query, with the configured deadline where the budget has none."""
+        if budget.deadline_s is None:
+            budget = replace(budget, deadline_s=self._settings.default_deadline_s)
+        return Ledger(budget, deadline_from=deadline_from)
 
     def is_batched(self, expert_id: str) -> bool:
         """True where the expert's backend takes whole batches; raises `UnknownNameError`."""

@@ -70,6 +70,7 @@ class Tries:
             this = _Try(expected=set(keys_of(batch)), assignments=assignments)
             if not this.expected:
                 return {}
+            wave.begin(batch)
             call.started = self._clock() if call.started is None else call.started
             limit_s = _limit_s(call, batch)
             error: CompletionError | None = None

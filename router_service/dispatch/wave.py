@@ -79,19 +79,21 @@ class Wave:
             if panel.is_complete:  # nothing was asked
                 self._look_at(panel)
                 continue
-            remaining_s = panel.ledger.remaining_s()
-            if remaining_s is None:
-                remaining_s = self._settings.default_deadline_s
-            if remaining_s == 0:
+            if panel.ledger.remaining_s() == 0:
                 message = "the query's deadline had passed before the call went out"
                 self._close_rest(panel, CompletionError(code=ExpertTimeout.code, message=message))
                 continue
+            if panel.ledger.is_running:
+                self._watch_deadline(panel)
             for expert, assignment in panel.assignments:
                 self._reserve(panel, expert, assignment)
-            if remaining_s is not None:
-                panel.deadline_at = asyncio.get_running_loop().time() + remaining_s
-                message = f"no answer before the query's deadline ({remaining_s:g} s were left when it was asked)"
-                self._later(remaining_s, panel, CompletionError(code=ExpertTimeout.code, message=message))
+
+    def begin(self, batch: ExpertBatch) -> None:
+        """A call got its turn and goes out now: the deadlines that are kept from there on begin."""
+        for assignment in batch.assignments:
+            panel = self._panels[assignment.query.id]
+            panel.ledger.start_clock()
+            self._watch_deadline(panel)
 
     async def next(self) -> WaveEvent | None:
         """The next event; None once every panel is complete and told. Raises a defect that `fail` was given."""
@@ -134,8 +136,7 @@ class Wave:
 
     def remaining_s(self, query_id: str) -> float | None:
         """Seconds to the query's deadline; None where it has none."""
-        deadline_at = self._panels[query_id].deadline_at
-        return None if deadline_at is None else deadline_at - asyncio.get_running_loop().time()
+        return self._panels[query_id].ledger.remaining_s()
 
     def cover(self, key: SampleKey, lost: Usage) -> bool:
         """Book what a failed try used; False where the budget does not cover it besides the next try."""
@@ -148,6 +149,14 @@ class Wave:
         return True
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _watch_deadline(self, panel: _Panel) -> None:
+        """Close the panel when its deadline is over; once."""
+        remaining_s = None if panel.is_watched else panel.ledger.remaining_s()
+        panel.is_watched = True
+        if remaining_s is not None:
+            message = f"no answer before the query's deadline ({remaining_s:.3g} s were left when it was asked)"
+            self._later(remaining_s, panel, CompletionError(code=ExpertTimeout.code, message=message))
 
     def _reserve(self, panel: _Panel, expert: Expert, assignment: Assignment) -> None:
         keys = list(keys_of(ExpertBatch(expert_id=expert.id, assignments=(assignment,))))
@@ -203,7 +212,7 @@ class _Panel:
         ]
         self.finished: dict[SampleKey, Completion] = {}
         self.timers: list[asyncio.TimerHandle] = []
-        self.deadline_at: float | None = None
+        self.is_watched = False
         self.has_quorum = False
 
     @property

@@ -11,6 +11,7 @@ from aggregators.first import First
 from aggregators.majority import Majority
 from experts_registry.pool import Pool
 from router_service.backends.base import Backend
+from router_service.config import DispatchConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import UnknownNameError
@@ -32,6 +33,7 @@ from router_service.types import (
     Usage,
     stable_seed,
 )
+from skills.base import Annotator
 
 Reply = Callable[[Expert, Assignment, int], Completion]
 
@@ -212,16 +214,20 @@ def engine_of(
     ids: Sequence[str] = ("a", "b", "c"),
     recruiter: Recruiter | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
-    annotator: FakeAnnotator | None = None,
+    annotator: Annotator | None = None,
+    pool: Pool | None = None,
     seed: int = 0,
+    **dispatch: object,
 ) -> Engine:
     """An engine of fakes over one backend; `everyone` recruits and `majority` aggregates unless told otherwise."""
-    pool = pool_of(*ids)
+    pool = pool or pool_of(*ids)
     return Engine(
         pool=pool,
         annotator=annotator or FakeAnnotator(),
         recruiters=Shelf({"everyone": recruiter or Everyone(tuple(ids)), "named": Named()}),
         aggregators=Shelf({"majority": Majority(), "first": First(), **(aggregators or {})}),
-        runner=Runner(experts={e.id: e for e in pool.experts}, backends={"fake": backend}),
+        runner=Runner(
+            experts={e.id: e for e in pool.experts}, backends={"fake": backend}, settings=DispatchConfig(**dispatch)
+        ),
         defaults=EngineDefaults(recruiter="everyone", aggregator="majority", seed=seed),
     )

@@ -19,6 +19,7 @@ from router_service.types import (
     CompletionFinished,
     DecisionMade,
     Event,
+    ExpertLimits,
     Failed,
     Message,
     Query,
@@ -39,6 +40,7 @@ from tests.router_service.parts import (
     Writer,
     completion,
     engine_of,
+    pool_of,
     says,
 )
 
@@ -254,6 +256,27 @@ async def test_a_deadline_ends_the_query_and_keeps_what_was_finished() -> None:
     (end,) = await engine_of(FakeBackend(reply=reply, pause_s=30)).run([query])
     assert isinstance(end, RouteFailure)
     assert end.code == "expert_timeout" and len(end.completions) == 3
+
+
+@pytest.mark.parametrize("recruiter", [Everyone(("a",)), Escalating(("a", "b"))])
+async def test_a_long_batch_expires_nobody_who_alone_would_be_answered(recruiter: Everyone) -> None:
+    pool = pool_of("a", "b", limits=ExpertLimits(max_concurrency=1))
+    engine = engine_of(FakeBackend(pause_s=0.03), recruiter=recruiter, pool=pool, default_deadline_s=0.12)
+    queries = [user_query(f"q{i}", "hi") for i in range(8)]
+    ends = await engine.run(queries, deadlines_from="first_call")
+    assert all(isinstance(end, RouteResponse) for end in ends)
+    assert not all(isinstance(end, RouteResponse) for end in await engine.run(queries))
+
+
+async def test_the_default_deadline_is_one_for_annotator_experts_and_writer() -> None:
+    engine = engine_of(
+        FakeBackend(pause_s=0.06, writing_pause_s=0.06, reply=says("x")),
+        aggregators={"writer": Writer()},
+        default_deadline_s=0.1,
+    )
+    query = replace(user_query("q", "hi"), controls=RouteControls(aggregator="writer"))
+    (end,) = await engine.run([query])
+    assert isinstance(end, RouteResponse) and end.answer.text == ""
 
 
 async def test_route_asks_nobody() -> None:

@@ -151,8 +151,27 @@ def test_the_deadline_runs_from_the_making() -> None:
     now = [100.0]
     ledger = Ledger(Budget(deadline_s=5.0), clock=lambda: now[0])
     now[0] += 3
-    assert (ledger.remaining_s(), ledger.is_expired) == (2.0, False)
+    ledger.stop_clock()
+    assert ledger.remaining_s() == 2.0
     now[0] += 3
-    assert (ledger.remaining_s(), ledger.is_expired) == (0.0, True)
+    assert ledger.remaining_s() == 0.0
     assert Ledger(Budget()).remaining_s() is None
-    assert not Ledger(Budget()).is_expired
+
+
+def test_a_deadline_from_the_first_call_counts_the_stages_and_not_the_waiting() -> None:
+    now = [100.0]
+    ledger = Ledger(Budget(deadline_s=5.0), deadline_from="first_call", clock=lambda: now[0])
+    now[0] += 60
+    assert (ledger.remaining_s(), ledger.is_running) == (5.0, False)
+    ledger.start_clock()
+    now[0] += 2
+    ledger.start_clock()
+    now[0] += 1
+    assert (ledger.remaining_s(), ledger.is_running) == (2.0, True)
+    ledger.stop_clock()
+    now[0] += 60
+    ledger.stop_clock()
+    assert ledger.remaining_s() == 2.0
+    ledger.start_clock()
+    now[0] += 3
+    assert ledger.remaining_s() == 0.0

@@ -129,8 +129,35 @@ async def test_nothing_goes_out_after_the_deadline() -> None:
 async def test_a_query_without_deadline_gets_the_default_one() -> None:
     runner = runner_of(ScriptedBackend(after({"A": 60})), [expert("A")], default_deadline_s=0.03)
     async with asyncio.timeout(5):
-        events = await collect(runner, plan({"q": "A"}))
+        events = await collect(runner, plan({"q": "A"}), {"q": runner.ledger(Budget())})
     assert codes(panels(events)["q"]) == ["expert_timeout"]
+    assert runner.ledger(Budget(deadline_s=2.0)).budget.deadline_s == 2.0
+
+
+async def test_the_default_deadline_is_one_for_all_waves() -> None:
+    runner = runner_of(ScriptedBackend(after({"A": 0.06})), [expert("A")], default_deadline_s=0.1)
+    ledgers = {"q": runner.ledger(Budget())}
+    waves = [panels(await collect(runner, plan({"q": "A"}), ledgers))["q"] for _ in range(2)]
+    assert [codes(panel) for panel in waves] == [["ok"], ["expert_timeout"]]
+
+
+@pytest.mark.parametrize(("deadline_from", "answered"), [("arrival", 2), ("first_call", 6)])
+async def test_a_deadline_from_the_first_call_leaves_the_line_out(deadline_from, answered: int) -> None:
+    runner = runner_of(ScriptedBackend(after({"A": 0.05})), [expert("A", max_concurrency=1)], default_deadline_s=0.12)
+    names = [f"q{i}" for i in range(6)]
+    ledgers = {name: runner.ledger(Budget(), deadline_from=deadline_from) for name in names}
+    events = await collect(runner, plan(dict.fromkeys(names, "A")), ledgers)
+    assert sum(codes(panel) == ["ok"] for panel in panels(events).values()) == answered
+
+
+async def test_a_deadline_from_the_first_call_still_ends_the_call() -> None:
+    backend = ScriptedBackend(after({"A": 60}))
+    runner = runner_of(backend, [expert("A")])
+    ledger = runner.ledger(Budget(deadline_s=0.05), deadline_from="first_call")
+    async with asyncio.timeout(5):
+        events = await collect(runner, plan({"q": "A"}), {"q": ledger})
+    assert codes(panels(events)["q"]) == ["expert_timeout"]
+    assert backend.cancelled == ["A"]
 
 
 # --- money ---------------------------------------------------------------------------------------------------------
