@@ -99,10 +99,9 @@ def artefact_folder(config: EngineConfig) -> Path | None:
 
 
 def make_backends(pool: Pool, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Backend]:
-    """One backend per name that an enabled expert of the pool uses; options for an unknown backend are an error."""
-    for name in options:
-        BACKENDS.factory(name)
-    names = dict.fromkeys(expert.backend for expert in pool.experts if expert.is_enabled)
+    """One backend per name that an enabled expert of the pool uses or that has options, so that all of these are
+    checked; raises `UnknownNameError` for an unknown backend and `ConfigError` for options it cannot take."""
+    names = dict.fromkeys([*options, *(expert.backend for expert in pool.experts if expert.is_enabled)])
     return {name: BACKENDS.create(name, options.get(name)) for name in names}
 
 

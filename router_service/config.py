@@ -21,6 +21,7 @@ __all__ = [
     "StrictModel",
     "cache_folder",
     "expand_environment",
+    "is_secret_key",
     "load_config",
     "parse_model",
     "read_yaml",
@@ -45,7 +46,7 @@ class PartConfig(StrictModel):
     name: str
     """Registered name of the part."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the part's constructor; an unknown one is an error that names the nearest."""
+    """Options of the part's constructor, read as the types it declares; an unknown one names the nearest."""
 
     @classmethod
     def named(cls, value: object) -> object:
@@ -97,6 +98,11 @@ class EngineConfig(StrictModel):
     """Seed of everything random; one seed, one result."""
     dispatch: DispatchConfig = DispatchConfig()
     """How experts are worked: quorum, grace and retries."""
+
+
+def is_secret_key(key: str) -> bool:
+    """Whether the value under this key must not be shown, by the key's name."""
+    return _SECRET_KEY.search(key) is not None
 
 
 def cache_folder() -> Path:
@@ -175,7 +181,7 @@ def load_config(path: Path | None) -> EngineConfig:
 def _problem(model: type[BaseModel], error: ErrorDetails) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
     if error["type"] != "extra_forbidden":
-        is_hidden = isinstance(error.get("input"), dict | list) or _SECRET_KEY.search(where) is not None
+        is_hidden = isinstance(error.get("input"), dict | list) or is_secret_key(where)
         shown = "" if is_hidden else f" (got {error.get('input')!r})"
         return f"{where}: {error['msg']}{shown}"
     allowed = _keys_at(model, error["loc"][:-1])

@@ -61,13 +61,25 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def create(self, name: str, options: Mapping[str, object] | None = None) -> T:
-        """The part under `name` made with `options`; an unknown option is an error that names the nearest valid one."""
+        """The part under `name` made with `options`, each read as its annotation says (see `_plugins_options`).
+
+        Raises `ConfigError` for an unknown option, naming the nearest valid one, for a value of the wrong type and for
+        a required option that is missing.
+        """
         factory = self.factory(name)
+        owner = f"{self.kind} {name!r}"
         given = dict(options or {})
         allowed = _option_names(factory)
         for key in given:
             if key not in allowed:
-                raise ConfigError(_unknown_option(f"{self.kind} {name!r}", key, allowed))
+                raise ConfigError(_unknown_option(owner, key, allowed))
+        if missing := [key for key, is_required in allowed.items() if is_required and key not in given]:
+            listed = ", ".join(map(repr, missing))
+            raise ConfigError(f"{owner} needs a value for {listed}; give it among the options of {name!r}")
+        if given:
+            from router_service._plugins_options import checked_options  # loads pydantic, which takes its time
+
+            given = checked_options(owner, factory, given)
         return factory(**given)
 
     def _find(self, name: str) -> None:
@@ -94,9 +106,10 @@ class Registry(Generic[T]):
         return found
 
 
-def _option_names(factory: Callable[..., object]) -> tuple[str, ...]:
+def _option_names(factory: Callable[..., object]) -> dict[str, bool]:
+    """The names of a factory's options, in order, and whether each must be given."""
     parameters = inspect.signature(factory).parameters.values()
-    return tuple(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return {p.name: p.default is p.empty for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
 def _unknown_option(owner: str, key: str, allowed: Iterable[str]) -> str:

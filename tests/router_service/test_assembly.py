@@ -74,6 +74,10 @@ def test_a_pool_without_a_usable_expert_lists_every_problem_once(caplog: pytest.
         ({"aggregator": PartConfig(name="weighted", options={"priors": 1})}, "Did you mean 'prior'"),
         ({"annotator": PartConfig(name="embedding", options={"neighbors": 1})}, "Did you mean 'neighbours'"),
         ({"backends": {"echo": {"speed": 1}}}, "no option 'speed'"),
+        ({"backends": {"openai": {"bogus": 1}}}, "backend 'openai' has no option 'bogus'"),
+        ({"backends": {"openai": {"connect_timeout_s": "soon"}}}, "'connect_timeout_s' is 'soon'; allowed: float"),
+        ({"backends": {"replay": {}}}, "needs a value for 'data_dir'"),
+        ({"aggregator": PartConfig(name="weighted", options={"answers": "few"})}, "'answers' is 'few'"),
     ],
 )
 async def test_a_wrong_option_names_the_nearest(change: dict[str, object], words: str) -> None:

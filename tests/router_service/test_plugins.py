@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
 import pytest
 
 from aggregators.base import AGGREGATORS
@@ -11,6 +16,9 @@ from router_service.plugins import Registry
 from router_service.recruit.base import RECRUITERS
 from skills.base import ANNOTATORS
 
+if TYPE_CHECKING:
+    from nowhere import Unknown
+
 REGISTRIES = [AGGREGATORS, ANNOTATORS, BACKENDS, RECRUITERS]
 
 
@@ -19,6 +27,50 @@ class Part:
 
     def __init__(self, size: int = 1) -> None:
         self.size = size
+
+
+class Shape(Protocol):
+    """What nothing can be checked against, as it is not runtime-checkable."""
+
+    corners: int
+
+
+class Box:
+    """What `isinstance` can check."""
+
+
+class Typed:
+    """A part with an option of each kind."""
+
+    def __init__(
+        self,
+        *,
+        count: int | None = None,
+        share: float = 0.5,
+        is_loud: bool = False,
+        path: str | Path = "",
+        weights: Mapping[str, float] | None = None,
+        box: Box | str = "",
+        api_key: int = 0,
+        shape: Shape | None = None,
+        later: Unknown | None = None,
+        free=None,
+    ) -> None:
+        self.given: dict[str, Any] = {name: value for name, value in locals().items() if name != "self"}
+
+
+@dataclass(kw_only=True)
+class Needy:
+    """A part that cannot do without an option."""
+
+    expert: str
+    runs: int = 1
+
+
+def make(factory: Callable[..., Any], **options: object) -> Any:
+    parts: Registry[Any] = Registry("part", "router_service.http")
+    parts.register("typed")(factory)
+    return parts.create("typed", options)
 
 
 def registry() -> Registry[Part]:
@@ -34,6 +86,62 @@ def test_options_reach_the_part() -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no option 'sise'\. Did you mean 'size'"):
         registry().create("plain", {"sise": 3})
+
+
+BOX = Box()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("count", "3", 3),
+        ("count", None, None),
+        ("share", "0.25", 0.25),
+        ("share", 1, 1.0),
+        ("is_loud", "true", True),
+        ("path", "7", "7"),
+        ("path", Path("a"), Path("a")),
+        ("weights", {"a": "1", "b": 2}, {"a": 1.0, "b": 2.0}),
+        ("box", BOX, BOX),
+        ("shape", "anything", "anything"),
+        ("later", "anything", "anything"),
+        ("free", "3", "3"),
+    ],
+)
+def test_a_text_is_read_as_the_options_type(name: str, value: object, taken: object) -> None:
+    found = make(Typed, **{name: value}).given[name]
+    assert found == taken and type(found) is type(taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("count", "", r"part 'typed': option 'count' is ''; allowed: int \| None"),
+        ("count", 2.5, "'count' is 2.5"),
+        ("count", True, "'count' is True"),
+        ("share", "much", "'share' is 'much'; allowed: float"),
+        ("share", float("nan"), "'share' is nan"),
+        ("is_loud", 1, "'is_loud' is 1; allowed: bool"),
+        ("path", 5, "'path' is 5; allowed: str"),
+        ("weights", {"a": "x"}, "'weights' is"),
+        ("box", 5, r"'box' is 5; allowed: Box \| str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(name: str, value: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(Typed, **{name: value})
+
+
+def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="'api_key' is not usable; allowed: int") as caught:
+        make(Typed, api_key="sk-very-secret")
+    assert "very-secret" not in caught.value.message
+
+
+def test_a_required_option_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="part 'typed' needs a value for 'expert'"):
+        make(Needy, runs=2)
+    assert make(Needy, expert="e", runs="2") == Needy(expert="e", runs=2)
 
 
 def test_an_unknown_name_lists_the_allowed() -> None:
