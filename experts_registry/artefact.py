@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experts_registry.files import write_atomically
 from experts_registry.profiles import (
     ProfileSet,
     data_fingerprint,
@@ -24,6 +23,7 @@ from experts_registry.profiles import (
 )
 from experts_registry.records import outcome_lines, question_lines, read_outcomes, read_questions
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 from router_service.types import Outcome, Profile, Question
 
 __all__ = ["Artefact"]

@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from experts_registry.files import write_atomically
 from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 from router_service.types import Outcome, Profile, Question, Tally
 
 __all__ = ["ProfileSet", "data_fingerprint", "fit_profiles", "load_profiles", "merge_profiles", "save_profiles"]

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, Field
 
-from experts_registry.files import write_atomically
 from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 from router_service.types import AnswerKind, Outcome, Question
 
 __all__ = [

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 
 __all__ = ["Artefact", "ArtefactKind"]
 
@@ -30,18 +30,11 @@ class ArtefactKind:
 
     def save(self, path: str | Path, fields: Mapping[str, object], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write one `.npz`-shaped file at `path` (its folder is made); `fields` must be JSON values."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps({"kind": self.name, "version": self.version, "fields": dict(fields)}, ensure_ascii=False)
         packed = {_HEADER: np.frombuffer(header.encode("utf-8", "surrogatepass"), dtype=np.uint8), **arrays}
-        handle, staged = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **packed)
-            Path(staged).replace(target)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **packed)
+        write_atomically(Path(path), file.getvalue())
 
     def load(self, path: str | Path) -> Artefact:
         """Read what `save` wrote; `ConfigError` where the file is missing, damaged, of another kind or version."""
