@@ -8,7 +8,7 @@ from dataclasses import replace
 from router_service.errors import InvalidQuery
 from router_service.types import Assignment, ExpertBatch, Query, RouteDecision, stable_seed
 
-__all__ = ["SampleKey", "keys_of", "loads", "plan_batches", "remaining"]
+__all__ = ["SampleKey", "keys_of", "plan_batches", "remaining"]
 
 SampleKey = tuple[str, str, int]
 """What names one completion of a wave: query id, expert id, sample number."""
@@ -44,11 +44,6 @@ def plan_batches(
             )
             by_expert.setdefault(expert_id, []).append(assignment)
     return [ExpertBatch(expert_id=expert_id, assignments=tuple(items)) for expert_id, items in by_expert.items()]
-
-
-def loads(batches: Sequence[ExpertBatch]) -> int:
-    """How often a model must be loaded for these batches where one fits at a time: once per batch with work in it."""
-    return sum(1 for batch in batches if batch.assignments)
 
 
 def keys_of(batch: ExpertBatch) -> Iterator[SampleKey]:
