@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from router_service.errors import BudgetExceeded
 from router_service.types import Budget, Usage
@@ -17,13 +17,15 @@ DeadlinesFrom = Literal["arrival", "first_call"]
 """When a deadline's clock runs: from the ledger's making, or only from a stage's first call past the waiting line to
 the stage's end, so that standing in line behind the rest of a long batch costs no query its time."""
 
+Number = TypeVar("Number", int, float)
+
 _ROUNDING = 1e-9
 """Relative tolerance of the money comparison: sums of prices are floats, and three thirds must fit into one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Reservation:
-    """A share of a budget that is set aside; it stays so until the ledger settles or releases it."""
+    """A share of a budget that is set aside; it stays so until the ledger settles it."""
 
     estimate: Usage
 
@@ -32,8 +34,8 @@ class Ledger:
     """The budget of one query: safe to use from several tasks and threads.
 
     The deadline runs from its making; `deadline_from="first_call"` lets it run as `start_clock` and `stop_clock` say.
-    A call whose cost nobody knows cannot be reserved under a limit in USD; where a cost turns out unknown only
-    afterwards, its estimate is charged.
+    A call whose cost nobody knows cannot be reserved under a limit in USD. What was spent is reported as it is known;
+    against the limits counts what was charged, which is the estimate where nobody knows the amount.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._open: set[Reservation] = set()
         self._spent = Usage()
-        self._charged_usd = 0.0
+        self._charged = Usage()
 
     @property
     def has_limits(self) -> bool:
@@ -63,6 +65,18 @@ class Ledger:
     def spent(self) -> Usage:
         """What was settled so far; its cost is None as soon as one settled cost was unknown."""
         return self._spent
+
+    def remaining(self) -> Budget:
+        """What is left of every limit: neither charged nor reserved, never below 0."""
+        with self._lock:
+            taken = self._charged + self._reserved()
+        limits = self.budget
+        return Budget(
+            max_completions=_left(limits.max_completions, taken.completions),
+            max_cost_usd=_left(limits.max_cost_usd, taken.cost_usd or 0.0),
+            max_output_tokens=_left(limits.max_output_tokens, taken.completion_tokens),
+            deadline_s=self.remaining_s(),
+        )
 
     def remaining_s(self) -> float | None:
         """Seconds to the deadline, never below 0; None where the budget has none."""
@@ -97,27 +111,29 @@ class Ledger:
             self._open.add(reservation)
         return reservation
 
-    def settle(self, reservation: Reservation, actual: Usage) -> None:
-        """Replace a reservation by what was used, also where that is more; settling twice is a `ValueError`."""
-        cost = reservation.estimate.cost_usd if actual.cost_usd is None else actual.cost_usd
+    def settle(self, reservation: Reservation, actual: Usage, *, charged: Usage | None = None) -> None:
+        """Replace a reservation by what was used, also where that is more; settling twice is a `ValueError`.
+
+        `charged` counts against the limits in the place of `actual`, of which something may be unknown; a cost that is
+        unknown there too is charged as estimated.
+        """
+        charged = charged or actual
+        cost = reservation.estimate.cost_usd if charged.cost_usd is None else charged.cost_usd
         with self._lock:
             if reservation not in self._open:
-                raise ValueError("this reservation was settled or released before; each can be settled only once")
+                raise ValueError("this reservation was settled before; each can be settled only once")
             self._open.remove(reservation)
             self._spent += actual
-            self._charged_usd += cost or 0.0
+            self._charged += replace(charged, cost_usd=cost or 0.0)
 
-    def release(self, reservation: Reservation) -> None:
-        """Give a reservation back unused; one that is settled or released already is left as it is."""
-        with self._lock:
-            self._open.discard(reservation)
+    def _reserved(self) -> Usage:
+        """The sum of what is set aside; summed anew each time, as adding and subtracting floats would drift."""
+        return sum((reservation.estimate for reservation in self._open), Usage())
 
     def _check(self, estimate: Usage) -> None:
         if not self.has_limits:
             return
-        limits, spent = self.budget, self._spent
-        # summed anew each time: adding and subtracting floats would drift
-        reserved = sum((reservation.estimate for reservation in self._open), Usage())
+        limits, spent, reserved = self.budget, self._charged, self._reserved()
         _fits(
             "max_completions",
             limits.max_completions,
@@ -142,10 +158,14 @@ class Ledger:
         _fits(
             "max_cost_usd",
             limits.max_cost_usd,
-            spent=self._charged_usd,
+            spent=spent.cost_usd or 0.0,
             reserved=reserved.cost_usd or 0.0,
             needed=estimate.cost_usd,
         )
+
+
+def _left(limit: Number | None, taken: Number) -> Number | None:
+    return None if limit is None else max(limit - taken, limit * 0)
 
 
 def _fits(name: str, limit: float | None, *, spent: float, reserved: float, needed: float) -> None:

@@ -139,7 +139,7 @@ class Tries:
         again = set()
         for key in failed:
             left_s = wave.remaining_s(key[0])
-            if key in candidates and (left_s is None or left_s > pause_s) and wave.cover(key, failed[key].usage):
+            if key in candidates and (left_s is None or left_s > pause_s) and wave.cover(key, failed[key]):
                 again.add(key)
         return again, pause_s
 

@@ -11,10 +11,15 @@ from router_service.dispatch.planner import SampleKey
 from router_service.errors import ExpertError, ExpertTimeout, RouterError
 from router_service.types import Completion, CompletionError, Expert, Query, Usage
 
-__all__ = ["EMPTY", "error_of", "failed_completion", "finished_completion"]
+__all__ = ["CANCELLED", "EMPTY", "charge_of", "error_of", "failed_completion", "finished_completion"]
 
 EMPTY = "empty_completion"
 """Code of a completion without text and tool calls; worth one more try."""
+CANCELLED = "cancelled"
+"""Code of a completion that was ended because nobody waits for it any more."""
+
+_MAY_HAVE_WORKED = frozenset({ExpertTimeout.code, ExpertError.code, EMPTY, CANCELLED})
+"""Codes of failures before which the expert may have worked, and charges for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +49,29 @@ def failed_completion(
 ) -> Completion:
     """A completion that failed as a whole; what it cost is unknown where the expert may have worked meanwhile."""
     query_id, expert_id, sample = key
-    has_worked = has_worked or error.code in (ExpertTimeout.code, ExpertError.code)
+    has_worked = has_worked or error.code in _MAY_HAVE_WORKED
     usage = Usage(completions=1, cost_usd=None if has_worked and not _is_free(expert) else 0.0)
     return Completion(
         query_id=query_id, expert_id=expert_id, sample=sample, usage=usage, latency_s=latency_s, error=error
     )
+
+
+def charge_of(completion: Completion, at_most: Usage) -> Usage:
+    """What the completion counts against its query's limits: what it used, and the estimate where nobody knows."""
+    usage = completion.usage
+    if _is_uncounted(completion):
+        usage = replace(usage, prompt_tokens=at_most.prompt_tokens, completion_tokens=at_most.completion_tokens)
+    return replace(usage, cost_usd=at_most.cost_usd) if usage.cost_usd is None else usage
+
+
+def _is_uncounted(completion: Completion) -> bool:
+    """Whether the expert may have written tokens that nobody told us of."""
+    usage, error = completion.usage, completion.error
+    if usage.prompt_tokens or usage.completion_tokens:
+        return False
+    if error is None:
+        return True
+    return usage.completions > 0 and (usage.cost_usd is None or error.code in _MAY_HAVE_WORKED)
 
 
 def error_of(error: Exception, expert: Expert, *, limit_s: float) -> CompletionError:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from experts_registry.estimate import estimate_usage
 from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
-from router_service.dispatch.ledger import Ledger, Reservation
+from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.planner import SampleKey, keys_of
+from router_service.dispatch.verdicts import CANCELLED, charge_of, failed_completion
 from router_service.errors import BudgetExceeded, ExpertTimeout, InvalidQuery
 from router_service.types import (
     Assignment,
@@ -24,9 +25,6 @@ from router_service.types import (
 )
 
 __all__ = ["Call", "PanelReady", "Wave", "WaveEvent"]
-
-_CANCELLED = "cancelled"
-"""Code of a completion that was ended because nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ class Wave:
     def close(self) -> None:
         """End everything that is still out, as cancelled; safe to call at any time."""
         for panel in self._panels.values():
-            self._close_rest(panel, CompletionError(code=_CANCELLED, message="the caller went away"))
+            self._close_rest(panel, CompletionError(code=CANCELLED, message="the caller went away"))
             panel.stop_timers()
 
     def fail(self, defect: BaseException) -> None:
@@ -124,13 +122,13 @@ class Wave:
         key = (completion.query_id, completion.expert_id, completion.sample)
         if key not in self._calls or key in panel.finished:
             return
+        if key in self._bills:
+            self._bills.pop(key).add(completion)
         lost = self._lost.pop(key, None)
         if lost is not None:
             completion = replace(completion, usage=completion.usage + lost)
         panel.finished[key] = completion
         self._calls[key].open.discard(key)
-        if key in self._bills:
-            self._bills.pop(key).add(completion.usage)
         self._events.put_nowait(completion)
         self._look_at(panel)
 
@@ -138,14 +136,11 @@ class Wave:
         """Seconds to the query's deadline; None where it has none."""
         return self._panels[query_id].ledger.remaining_s()
 
-    def cover(self, key: SampleKey, lost: Usage) -> bool:
-        """Book what a failed try used; False where the budget does not cover it besides the next try."""
-        if not lost.completion_tokens and not lost.prompt_tokens:
-            return True
-        lost = replace(lost, completions=0)
-        if key in self._bills and not self._bills[key].cover(lost):
+    def cover(self, key: SampleKey, failed: Completion) -> bool:
+        """Book what a failed try used, or may have used; False where the budget does not cover the next one too."""
+        if key not in self._bills or not self._bills[key].cover(failed):
             return False
-        self._lost[key] = self._lost.get(key, Usage()) + lost
+        self._lost[key] = self._lost.get(key, Usage()) + replace(failed.usage, completions=0)
         return True
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -160,16 +155,14 @@ class Wave:
 
     def _reserve(self, panel: _Panel, expert: Expert, assignment: Assignment) -> None:
         keys = list(keys_of(ExpertBatch(expert_id=expert.id, assignments=(assignment,))))
-        estimate = Usage(completions=assignment.samples)
-        if panel.ledger.has_limits:
-            estimate = estimate_usage(expert, assignment.query, samples=assignment.samples)
+        at_most = estimate_usage(expert, assignment.query) if panel.ledger.has_limits else Usage(completions=1)
         try:
-            reservation = panel.ledger.reserve(estimate)
+            bill = _Bill(panel.ledger, at_most, samples=len(keys))
         except BudgetExceeded as refusal:
             for key in keys:
                 self.finish(_failed(key, CompletionError(code=refusal.code, message=refusal.message), Usage()))
             return
-        self._bills.update(dict.fromkeys(keys, _Bill(panel.ledger, reservation, len(keys))))
+        self._bills.update(dict.fromkeys(keys, bill))
 
     def _look_at(self, panel: _Panel) -> None:
         if panel.is_complete:
@@ -184,7 +177,7 @@ class Wave:
         panel.has_quorum = True
         grace_s = self._settings.straggler_grace_s
         message = f"left behind: {quorum} of {len(panel.keys)} had answered (the quorum) and {grace_s:g} s had passed"
-        self._later(grace_s, panel, CompletionError(code=_CANCELLED, message=message))
+        self._later(grace_s, panel, CompletionError(code=CANCELLED, message=message))
 
     def _later(self, delay_s: float, panel: _Panel, error: CompletionError) -> None:
         panel.timers.append(asyncio.get_running_loop().call_later(delay_s, self._close_rest, panel, error))
@@ -193,7 +186,10 @@ class Wave:
         for key in panel.keys:
             if key not in panel.finished:
                 call = self._calls[key]
-                self.finish(_failed(key, error, _unknown_usage(call)))
+                if call.started is None:  # it never went out
+                    self.finish(_failed(key, error, Usage()))
+                else:
+                    self.finish(failed_completion(key, error, expert=call.expert, has_worked=True))
                 if not call.open and call.task is not None:
                     call.task.cancel()
 
@@ -229,27 +225,36 @@ class _Panel:
 
 
 class _Bill:
-    """What one assignment was expected to use, and used; settled when its last sample is in."""
+    """What one assignment was expected to use, and used; settled when its last sample is in.
 
-    def __init__(self, ledger: Ledger, reservation: Reservation, samples: int) -> None:
+    `at_most` is the estimate of one sample. Raises `BudgetExceeded` where the ledger does not hold all of them.
+    """
+
+    def __init__(self, ledger: Ledger, at_most: Usage, *, samples: int) -> None:
         self._ledger = ledger
-        self._reservations = [reservation]
+        self._at_most = at_most
+        self._reservation = ledger.reserve(sum([at_most] * samples, Usage()))
         self._unfinished = samples
-        self._usage = Usage()
+        self._used = Usage()
+        self._charged = Usage()
 
-    def add(self, usage: Usage) -> None:
-        self._usage += usage
+    def add(self, completion: Completion) -> None:
+        self._used += completion.usage
+        self._charged += charge_of(completion, self._at_most)
         self._unfinished -= 1
         if self._unfinished == 0:
-            self._ledger.settle(self._reservations[0], self._usage)
-            for extra in self._reservations[1:]:
-                self._ledger.release(extra)
+            self._ledger.settle(self._reservation, self._used, charged=self._charged)
 
-    def cover(self, lost: Usage) -> bool:
+    def cover(self, failed: Completion) -> bool:
+        """Pay for a try that failed; what was set aside stays for the next one. False where that does not fit."""
+        charge = replace(charge_of(failed, self._at_most), completions=0)
+        if charge == Usage():
+            return True
         try:
-            self._reservations.append(self._ledger.reserve(lost))
+            reservation = self._ledger.reserve(charge)
         except BudgetExceeded:
             return False
+        self._ledger.settle(reservation, replace(failed.usage, completions=0), charged=charge)
         return True
 
 
@@ -272,12 +277,3 @@ def _panels_of(calls: Sequence[Call], ledgers: Mapping[str, Ledger]) -> dict[str
 def _failed(key: SampleKey, error: CompletionError, usage: Usage) -> Completion:
     query_id, expert_id, sample = key
     return Completion(query_id=query_id, expert_id=expert_id, sample=sample, usage=usage, error=error)
-
-
-def _unknown_usage(call: Call) -> Usage:
-    """What a call used that was ended from outside: nothing if it never went out, else a cost nobody knows."""
-    if call.started is None:
-        return Usage()
-    prices = call.expert.prices
-    is_free = prices is not None and prices.input_usd_per_mtok == prices.output_usd_per_mtok == 0
-    return Usage(completions=1, cost_usd=0.0 if is_free else None)

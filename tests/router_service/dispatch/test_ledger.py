@@ -44,7 +44,7 @@ def try_to_reserve(ledger: Ledger, estimate: Usage) -> Reservation | None:
         return None
 
 
-@given(BUDGETS, st.lists(st.tuples(USAGES, st.sampled_from(["keep", "settle", "release"])), max_size=12))
+@given(BUDGETS, st.lists(st.tuples(USAGES, st.sampled_from(["keep", "settle", "unused"])), max_size=12))
 def test_spent_and_reserved_stay_within_the_limits(budget: Budget, steps: list[tuple[Usage, str]]) -> None:
     ledger, reserved, spent = Ledger(budget), Usage(), Usage()
     for estimate, fate in steps:
@@ -57,8 +57,10 @@ def test_spent_and_reserved_stay_within_the_limits(budget: Budget, steps: list[t
             ledger.settle(reservation, estimate)
             spent += estimate
         else:
-            ledger.release(reservation)
+            ledger.settle(reservation, Usage())
         assert is_within(spent + reserved, budget)
+        left = ledger.remaining()
+        assert all(getattr(left, name) is None or getattr(left, name) >= 0 for name in Budget.__slots__)
     assert ledger.spent == spent
 
 
@@ -125,6 +127,25 @@ def test_a_cost_that_turns_out_unknown_is_charged_as_estimated() -> None:
     assert try_to_reserve(ledger, Usage(cost_usd=0.3)) is not None
 
 
+def test_what_is_charged_counts_and_what_is_known_is_reported() -> None:
+    ledger = Ledger(Budget(max_completions=3, max_output_tokens=100, max_cost_usd=1.0))
+    estimate = Usage(completions=1, completion_tokens=70, cost_usd=0.7)
+    ledger.settle(ledger.reserve(estimate), Usage(completions=1, cost_usd=None), charged=estimate)
+    assert ledger.spent == Usage(completions=1, cost_usd=None)
+    assert try_to_reserve(ledger, Usage(completion_tokens=31)) is None
+    assert ledger.remaining() == Budget(
+        max_completions=2, max_output_tokens=30, max_cost_usd=pytest.approx(0.3), deadline_s=None
+    )
+    ledger.reserve(Usage(completions=1, completion_tokens=30))
+    assert (ledger.remaining().max_completions, ledger.remaining().max_output_tokens) == (1, 0)
+
+
+def test_nothing_is_left_of_a_budget_that_was_overrun() -> None:
+    ledger = Ledger(Budget(max_output_tokens=100))
+    ledger.settle(ledger.reserve(Usage(completion_tokens=10)), Usage(completion_tokens=120))
+    assert ledger.remaining() == Budget(max_output_tokens=0)
+
+
 def test_three_thirds_fit_into_a_whole() -> None:
     ledger = Ledger(Budget(max_cost_usd=0.3))
     assert all(try_to_reserve(ledger, Usage(cost_usd=0.1)) for _ in range(3))
@@ -141,7 +162,6 @@ def test_a_reservation_is_settled_once() -> None:
     ledger = Ledger(Budget())
     reservation = ledger.reserve(Usage(completions=1))
     ledger.settle(reservation, Usage(completions=1))
-    ledger.release(reservation)
     with pytest.raises(ValueError, match="only once"):
         ledger.settle(reservation, Usage(completions=1))
     assert ledger.spent.completions == 1

@@ -8,7 +8,8 @@ from contextlib import aclosing
 import pytest
 
 from router_service.dispatch.ledger import Ledger
-from router_service.errors import ExpertUnavailable
+from router_service.dispatch.planner import keys_of
+from router_service.errors import ExpertRefused, ExpertUnavailable
 from router_service.types import Budget, Completion, CompletionError, TokenDelta, Usage
 from tests.router_service.dispatch.fakes import (
     BatchedBackend,
@@ -201,6 +202,58 @@ async def test_failed_tries_are_charged_and_stop_where_the_budget_ends() -> None
     assert len(backend.calls) == 2
     assert completion.usage.completion_tokens == ledger.spent.completion_tokens == 1800
     assert ledger.spent.completions == 1
+
+
+def times_out_first(times: int) -> ScriptedBackend:
+    return ScriptedBackend(lambda e, b, n: [60.0] if n <= times else answer_all(e, b, n))
+
+
+# one call of an expert at 1 USD a million tokens is estimated at 1,024 output tokens and some 30 of the prompt
+@pytest.mark.parametrize(("limit_usd", "tries", "end"), [(0.0012, 1, "expert_timeout"), (0.0035, 3, "ok")])
+async def test_a_try_of_unknown_cost_is_charged_as_estimated(limit_usd: float, tries: int, end: str) -> None:
+    backend = times_out_first(2)
+    ledger = Ledger(Budget(max_cost_usd=limit_usd))
+    runner = runner_of(backend, [expert("A", max_attempts=3, timeout_s=0.01)], sleep=Sleeper())
+    [completion, _] = await collect(runner, plan({"q": "A"}), {"q": ledger})
+    assert (len(backend.calls), *codes((completion,))) == (tries, end)
+    assert completion.usage.cost_usd is ledger.spent.cost_usd is None
+    charged_usd = limit_usd - ledger.remaining().max_cost_usd
+    assert charged_usd == pytest.approx(1.05e-3 if tries == 1 else 2 * 1.05e-3 + 15e-6, rel=0.02)
+
+
+async def test_a_known_loss_is_charged_although_a_later_one_is_unknown() -> None:
+    broken = CompletionError(code="expert_unavailable", message="cut", is_retryable=True)
+    usage = Usage(completions=1, prompt_tokens=10, completion_tokens=900, cost_usd=None)
+    backend = ScriptedBackend(lambda e, b, n: [said(("q", "A", 0), "", error=broken, usage=usage)] if n < 2 else [60.0])
+    ledger = Ledger(Budget(max_cost_usd=0.01))
+    runner = runner_of(backend, [expert("A", max_attempts=2, timeout_s=0.01)], sleep=Sleeper())
+    [completion, _] = await collect(runner, plan({"q": "A"}), {"q": ledger})
+    assert completion.usage.cost_usd is None
+    assert 0.01 - ledger.remaining().max_cost_usd == pytest.approx(910e-6 + 1.05e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("price", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda e, b, n: [60.0],  # cut by the deadline
+        lambda e, b, n: [RuntimeError("cut")],
+        lambda e, b, n: [said(key, usage=Usage(completions=1, cost_usd=None)) for key in keys_of(b)],
+    ],
+)
+async def test_tokens_nobody_counted_are_charged_as_estimated(script, price: float) -> None:
+    ledger = Ledger(Budget(max_output_tokens=1500, deadline_s=0.05))
+    runner = runner_of(ScriptedBackend(script), [expert("A", price=price)])
+    [completion, _] = await collect(runner, plan({"q": "A"}), {"q": ledger})
+    assert completion.usage.completion_tokens == ledger.spent.completion_tokens == 0
+    assert ledger.remaining().max_output_tokens == 1500 - 1024
+
+
+async def test_a_call_that_was_refused_charges_nothing_but_itself() -> None:
+    ledger = Ledger(Budget(max_output_tokens=1500, max_completions=2))
+    backend = ScriptedBackend(lambda e, b, n: [ExpertRefused("bad key", expert_id="A")])
+    await collect(runner_of(backend, [expert("A")]), plan({"q": "A"}), {"q": ledger})
+    assert ledger.remaining() == Budget(max_output_tokens=1500, max_completions=1)
 
 
 async def test_the_parents_ledger_pays() -> None:
