@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,9 @@ _PLAIN_KEYS = (
     "subject",
     "split",
 )
-_OPTIONAL_KEYS = ("answer_kind", "options")
+_OPTIONAL_KEYS = ("answer_kind", "options", "skills")
+_MISSPELT = 0.8
+"""Likeness (difflib ratio) from which a key counts as a misspelt one: `optoins` does, a caller's own `position` not."""
 _OPENAI_KEYS = ("custom_id", "method", "url", "body")
 _CHAT_URL = "/v1/chat/completions"
 _SHOWN = 60
@@ -117,7 +120,7 @@ def _line_id(data: Mapping[str, Any], key: str) -> str | int:
 
 
 def _guess(data: Mapping[str, Any], key: str) -> str:
-    near = nearest_name(key, set(data) - {*_PLAIN_KEYS, *_OPENAI_KEYS})
+    near = nearest_name(key, [name for name in data if name not in (*_PLAIN_KEYS, *_OPENAI_KEYS)])
     return f"; did you mean {near!r} to be {key!r}?" if near and key not in data else ""
 
 
@@ -127,24 +130,29 @@ def _question(data: Mapping[str, Any]) -> Question:
     text = data.get("question")
     if not isinstance(text, str) or not text.strip():
         raise InvalidQuery(f"question is {_shown(text)}; it must be a text that is not empty{_guess(data, 'question')}")
-    options = data.get("options") or ()
-    if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
-        raise InvalidQuery(f"options is {_shown(options)}; it must be a list of texts")
+    options, skills = _texts(data, "options"), _texts(data, "skills")
     default = AnswerKind.CHOICE if options else AnswerKind.FREE
     kind = data.get("answer_kind") or default.value
     if kind not in list(AnswerKind):
         raise InvalidQuery(f"answer_kind is {_shown(kind)}; allowed: {', '.join(AnswerKind)}")
     if options and kind != AnswerKind.CHOICE:
         raise InvalidQuery(f"options belong to answer_kind 'choice', not to {kind!r}; leave one of them out")
-    return Question(id=str(data["id"]), text=text, options=tuple(options), answer_kind=AnswerKind(kind))
+    return Question(id=str(data["id"]), text=text, options=options, answer_kind=AnswerKind(kind), skills=skills)
+
+
+def _texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts = data.get(key) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidQuery(f"{key} is {_shown(texts)}; it must be a list of texts")
+    return tuple(texts)
 
 
 def _check_keys(data: Mapping[str, Any]) -> None:
     """Refuse a key that looks like a misspelt optional one; other keys of the caller's own are left alone."""
-    for key in set(data) - set(_PLAIN_KEYS):
-        near = nearest_name(key, _OPTIONAL_KEYS)
-        if near is not None and near not in data:
-            raise InvalidQuery(f"unknown key {key!r}; did you mean {near!r}? Keys read: {', '.join(_PLAIN_KEYS)}")
+    for key in data:
+        near = difflib.get_close_matches(key.lower(), _OPTIONAL_KEYS, n=1, cutoff=_MISSPELT)
+        if key not in _PLAIN_KEYS and near and near[0] not in data:
+            raise InvalidQuery(f"unknown key {key!r}; did you mean {near[0]!r}? Keys read: {', '.join(_PLAIN_KEYS)}")
 
 
 def _openai_query(data: Mapping[str, Any], as_chat: ChatParser) -> Query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,8 @@ from router_service.types import AnswerKind, TaskFormat, user_query
 
 def as_query(question):
     task_format = TaskFormat(kind=question.answer_kind, options=question.options)
-    return user_query(question.id, question.text, task_format=task_format)
+    query = user_query(question.id, question.text, task_format=task_format)
+    return replace(query, metadata={"skills": ",".join(question.skills)})
 
 
 def as_chat(query_id, body):
@@ -42,12 +44,13 @@ def test_plain_lines_become_queries_of_their_kind(tmp_path):
         tmp_path,
         {"id": "a", "question": "Why?"},
         {"id": 7, "question": "Which?", "options": ["x", "y"], "skills": ["s"], "answer": "B"},
-        {"id": "c", "question": "2+2?", "answer_kind": "number", "my_own_key": 1},
+        {"id": "c", "question": "2+2?", "answer_kind": "number", "my_own_key": 1, "position": 3},
     )
     assert plain.query.text == "Why?"
     assert (choice.id, choice.query.id) == (7, "7")
     assert choice.query.task_format == TaskFormat(kind=AnswerKind.CHOICE, options=("x", "y"))
     assert "B" not in choice.query.text
+    assert (plain.query.metadata, choice.query.metadata) == ({"skills": ""}, {"skills": "s"})
     assert number.query.task_format.kind is AnswerKind.NUMBER
 
 
@@ -84,6 +87,9 @@ def test_blank_lines_are_skipped_but_counted_and_a_byte_order_mark_is_no_harm(tm
             "options belong to answer_kind 'choice'",
         ),
         (chat(method="GET"), "method is 'GET'; only 'POST'"),
+        ({"id": 1, "question": "a", "skills": "algebra"}, "skills is 'algebra'; it must be a list of texts"),
+        ({"id": 1, "question": "a", "optoins": [], "skils": []}, "'optoins'; did you mean 'options'"),
+        ({"id": 1, "question": "a", "skils": [], "optoins": []}, "'skils'; did you mean 'skills'"),
         (chat(url="/v1/embeddings"), "url is '/v1/embeddings'; only '/v1/chat/completions'"),
         (chat(body="x"), "body is 'x'"),
         (chat(body={"stream": True}), "leave stream out"),
