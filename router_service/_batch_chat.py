@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from router_service._batch_lines import BatchLine, ChatParser
-from router_service._batch_output import FinishedLine, request_id
+from router_service._batch_output import FinishedLine, is_retryable, request_id
 from router_service.errors import InvalidQuery
 from router_service.http.base import EngineLike
 from router_service.http.catalogue import Catalogue
@@ -55,7 +55,7 @@ def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLin
         "response": {"status_code": status, "request_id": request_id(line), "body": body},
         "error": None,
     }
-    return FinishedLine(output=output, has_failed=status != 200, usage=end.usage)
+    return FinishedLine(output=output, has_failed=status != 200, usage=end.usage, is_retryable=is_retryable(end))
 
 
 def _forget_times(report: dict[str, Any]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from router_service.errors import ConfigError
 
-__all__ = ["Journal", "dump_json", "write_atomically"]
+__all__ = ["Journal", "dump_json", "part_path", "remove_file", "write_atomically"]
 
 _KIND = "enlist-batch-journal"
 _FORMAT = 1
@@ -29,14 +29,25 @@ def dump_json(record: Mapping[str, Any]) -> bytes:
         return json.dumps(record).encode() + b"\n"
 
 
+def part_path(path: Path) -> Path:
+    """Where `write_atomically` collects what becomes `path`."""
+    return path.with_name(path.name + ".part")
+
+
 def write_atomically(path: Path, pieces: Iterator[bytes]) -> None:
     """Write `path` whole or not at all: a temporary file beside it, forced to disk, then moved over it."""
-    part = path.with_name(path.name + ".part")
+    part = part_path(path)
     with part.open("wb") as file:
         file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, where it is there, and force that to disk."""
+    path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -66,11 +77,11 @@ class Journal:
         try:
             if restarts:
                 self._file.truncate(0)
-            self.is_resumed = self._read(header)
-            if not self.is_resumed:
+            if not self._read(header):
                 self._file.truncate(0)
                 self._file.seek(0)
-                self._write(dump_json({"kind": _KIND, "format": _FORMAT, **header}))
+                self._file.write(dump_json({"kind": _KIND, "format": _FORMAT, **header}))
+                self._sync()
                 sync_folder(path.parent)
         except BaseException:
             self._file.close()
@@ -92,11 +103,22 @@ class Journal:
         """Whether an input line (numbered from 1) is finished and need not be run again."""
         return number in self._spans
 
+    def forget(self, number: int) -> None:
+        """Take a finished line as unfinished, until it is appended again; on disk the last entry of a line counts."""
+        del self._spans[number]
+
     def append(self, number: int, entry: Mapping[str, Any]) -> None:
         """Note that an input line is finished, and with what; returns when that is on disk."""
+        self.extend([(number, entry)])
+
+    def extend(self, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Note many finished lines at once; returns when all are on disk."""
         start = self._file.seek(0, os.SEEK_END)
-        length = self._write(dump_json({"line": number, **entry}))
-        self._spans[number] = (start, length)
+        for number, entry in entries:
+            length = self._file.write(dump_json({"line": number, **entry}))
+            self._spans[number] = (start, length)
+            start += length
+        self._sync()
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """What was noted for each finished line, in input order."""
@@ -108,14 +130,11 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal: its lines have reached the output file."""
-        self.path.unlink()
-        sync_folder(self.path.parent)
+        remove_file(self.path)
 
-    def _write(self, data: bytes) -> int:
-        self._file.write(data)
+    def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-        return len(data)
 
     def _read(self, header: Mapping[str, str]) -> bool:
         """Take in what is there, cutting off a torn end; False where not even the header is whole."""

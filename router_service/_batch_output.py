@@ -8,18 +8,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from router_service._batch_lines import BatchLine
+from router_service.errors import ExpertError
 from router_service.types import RouteDecision, RouteFailure, RouteResponse, Usage
 
-__all__ = ["FinishedLine", "malformed_line", "plain_line"]
+__all__ = ["FinishedLine", "is_retryable", "malformed_line", "plain_line", "read_back", "request_id"]
+
+_RETRYABLE_CODES = frozenset(
+    error.code for error in (ExpertError, *ExpertError.__subclasses__()) if error.is_retryable_by_default
+)
+
+
+_ANSWERED = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedLine:
-    """A line's output record, with what the summary counts; `usage` is nothing for a line that was not run."""
+    """A line's output record, with what the summary counts; `usage` is nothing for a line that was not run.
+
+    `is_retryable` marks a failure that another run of the line may not meet.
+    """
 
     output: Mapping[str, Any]
     has_failed: bool
     usage: Usage = Usage()
+    is_retryable: bool = False
+
+
+def is_retryable(end: RouteResponse | RouteFailure) -> bool:
+    """True for a failure that may be gone later: so says its code in the error tree, or a member of a panel that
+    failed as a whole."""
+    if isinstance(end, RouteResponse):
+        return False
+    members = [completion.error for completion in end.completions]
+    has_passing_error = all(members) and any(error.is_retryable for error in members if error is not None)
+    return end.code in _RETRYABLE_CODES or has_passing_error
+
+
+def read_back(output: Mapping[str, Any], *, is_retryable: bool) -> FinishedLine:
+    """A record of a finished output, in either shape, as it was when it was written."""
+    response = output.get("response")
+    report = response["body"]["enlist"] if response else output
+    usage = Usage(**{**report["usage"], "cost_usd": report["cost_usd"]}) if "usage" in report else Usage()
+    has_failed = output["error"] is not None or (response is not None and response["status_code"] != _ANSWERED)
+    return FinishedLine(output=output, has_failed=has_failed, usage=usage, is_retryable=is_retryable)
 
 
 def plain_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
@@ -39,7 +70,7 @@ def plain_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLi
         "cost_usd": usage.cost_usd,
         "error": error,
     }
-    return FinishedLine(output=output, has_failed=error is not None, usage=usage)
+    return FinishedLine(output=output, has_failed=error is not None, usage=usage, is_retryable=is_retryable(end))
 
 
 def malformed_line(line: BatchLine) -> FinishedLine:
@@ -60,7 +91,9 @@ def malformed_line(line: BatchLine) -> FinishedLine:
 
 def request_id(line: BatchLine) -> str:
     """The id of a line's request: made of its number and its own id, so that another run gives it again."""
-    return "batch_req_" + hashlib.sha256(f"{line.number}/{line.id}".encode()).hexdigest()[:24]
+    # JSON can say half a surrogate pair, and an id may hold one
+    named = f"{line.number}/{line.id}".encode("utf-8", "surrogatepass")
+    return "batch_req_" + hashlib.sha256(named).hexdigest()[:24]
 
 
 def _expert_ids(decision: RouteDecision | None) -> list[str]:

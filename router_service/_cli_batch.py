@@ -33,6 +33,9 @@ class BatchOptions(EngineOptions):
     window: Annotated[int, typer.Option(min=1, help="Lines given to the experts at once.")] = 512
     strict: Annotated[bool, typer.Option("--strict", help="Run nothing where a line is malformed.")] = False
     restart: Annotated[bool, typer.Option("--restart", help="Drop what an earlier run finished.")] = False
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again where a failure may have passed; keep the rest.")
+    ] = False
 
 
 def batch(options: BatchOptions) -> None:
@@ -54,6 +57,7 @@ def batch(options: BatchOptions) -> None:
             window=options.window,
             is_strict=options.strict,
             restarts=options.restart,
+            retries_failed=options.retry_failed,
         )
         with progress_bar(options.source.name) as on_progress:
             return await run_batch(engine, job, on_progress=on_progress)
@@ -61,7 +65,8 @@ def batch(options: BatchOptions) -> None:
     try:
         _print(with_engine(config, work), as_json=options.as_json)
     except KeyboardInterrupt:
-        print_note("interrupted; run the same command again to go on where it was")
+        again = "the same command again without --restart" if options.restart else "the same command again"
+        print_note(f"interrupted; run {again} to go on where it was")
         raise typer.Exit(130) from None
 
 
@@ -73,6 +78,7 @@ def _print(summary: BatchSummary, *, as_json: bool) -> None:
                 "lines": summary.n_lines,
                 "answered": summary.n_answered,
                 "failed": summary.n_failed,
+                "retryable": summary.n_retryable,
                 "resumed": summary.n_resumed,
                 "completions": summary.usage.completions,
                 "cost_usd": summary.usage.cost_usd,
@@ -83,3 +89,8 @@ def _print(summary: BatchSummary, *, as_json: bool) -> None:
     failed = f", {summary.n_failed} failed (each says why in its line)" if summary.n_failed else ""
     print_lines(f"{summary.target}: {summary.n_lines} lines finished{resumed}{failed}")
     print_lines(f"{summary.usage.completions} completions, {shown_cost(summary.usage.cost_usd)}", style="dim")
+    if summary.n_retryable:
+        print_note(
+            f"{summary.n_retryable} of {summary.n_failed} failed lines may do better now: run the command again with "
+            "--retry-failed (and without --restart) to ask them again; everything else is kept"
+        )

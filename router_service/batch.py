@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from router_service._batch_journal import Journal, dump_json, write_atomically
+from router_service._batch_journal import Journal, dump_json, part_path, remove_file, write_atomically
 from router_service._batch_lines import BatchLine, ChatParser, QuestionReader, fingerprint_file, read_lines
-from router_service._batch_output import FinishedLine, malformed_line, plain_line
+from router_service._batch_output import FinishedLine, malformed_line, plain_line, read_back
 from router_service.config import EngineConfig
+from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.errors import ConfigError, InvalidQuery
 from router_service.types import Answered, Event, Expert, Failed, Query, RouteFailure, RouteResponse, Usage
 
@@ -28,7 +29,7 @@ _PROBLEMS_SHOWN = 5
 class BatchEngine(Protocol):
     """The part of the engine that a batch needs."""
 
-    def stream(self, queries: Sequence[Query]) -> AsyncGenerator[Event, None]:
+    def stream(self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom) -> AsyncGenerator[Event, None]:
         """Events as they happen; exactly one `Answered` or `Failed` per query."""
         ...
 
@@ -39,6 +40,8 @@ class BatchJob:
 
     `settings` says what the answers depend on besides the input (name -> fingerprint); a journal of other settings
     is not continued. `window` is how many lines go to the engine at once: each expert is loaded once per window.
+    `restarts` drops what an earlier run finished; `retries_failed` keeps all of it but the lines whose failure may be
+    gone by now, and runs those again.
     """
 
     source: Path
@@ -49,6 +52,7 @@ class BatchJob:
     window: int = 512
     is_strict: bool = False
     restarts: bool = False
+    retries_failed: bool = False
 
     @property
     def journal_path(self) -> Path:
@@ -67,11 +71,16 @@ class BatchJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
-    """How a batch ended. `n_resumed` lines were finished by an earlier run; failed lines say why in the output."""
+    """How a batch ended. `n_resumed` lines were finished by an earlier run; failed lines say why in the output.
+
+    `n_retryable` of the failed lines may do better in a run with `retries_failed`. `usage` adds up the lines of the
+    output; what a failed try had cost before another one is not in it.
+    """
 
     target: Path
     n_lines: int
     n_failed: int
+    n_retryable: int
     n_resumed: int
     usage: Usage
 
@@ -113,25 +122,48 @@ async def run_batch(engine: BatchEngine, job: BatchJob, *, on_progress: Progress
     """Run every line that no earlier run finished, then write the output in input order, whole or not at all.
 
     Each finished line is on disk before it counts, so a kill at any moment loses none and none is run twice.
-    Raises `ConfigError` where the input cannot be read, the output is another batch's, or two processes run one
-    batch; `InvalidQuery` for a malformed line of a strict job, before anything is run.
+    Raises `ConfigError` where the input cannot be read, the output is another batch's or the input itself, or two
+    processes run one batch; `InvalidQuery` for a malformed line of a strict job, before anything is run.
     """
+    _check_job(job)
     header = {"input": fingerprint_file(job.source), **job.settings}
-    if job.target.exists() and job.target.samefile(job.source):
-        raise ConfigError(f"{job.target} is the input itself; name another output file")
     n_lines = _scan(job)
     with Journal(job.journal_path, header, restarts=job.restarts) as journal:
         receipt = None if job.restarts else _valid_receipt(job, header)
-        if receipt is not None:
+        if receipt is not None and not (job.retries_failed and receipt["retryable"]):
             journal.remove()
-            return _summary(job, receipt["counts"], n_resumed=n_lines)
-        if not journal.is_resumed:
+            return _summary(job, receipt, n_resumed=n_lines)
+        if receipt is not None:
+            _reopen(job, journal, receipt)
+        elif not len(journal):
             _begin(job, journal)
+        if job.retries_failed:
+            _forget_retryable(journal)
         n_resumed = len(journal)
         await _finish_lines(engine, job, journal, report=_report(on_progress, journal, n_lines))
-        counts = _write_output(job, journal, header)
+        receipt = _write_output(job, journal, header)
         journal.remove()
-    return _summary(job, counts, n_resumed=n_resumed)
+    return _summary(job, receipt, n_resumed=n_resumed)
+
+
+def _check_job(job: BatchJob) -> None:
+    """Refuse files that cannot be what they are named as, before any of them is opened or read."""
+    if job.restarts and job.retries_failed:
+        raise ConfigError("a batch is either begun anew (restart) or goes on with its failed lines; leave one out")
+    if not job.source.exists():
+        return  # reading it says so
+    if not job.source.is_file():
+        raise ConfigError(
+            f"the input {job.source} is not a regular file, and a batch reads its input several times; "
+            "write it to a file first, and name that"
+        )
+    beside = (job.journal_path, job.receipt_path, part_path(job.target), part_path(job.receipt_path))
+    for path in (job.target, *beside):
+        if path.exists() and path.samefile(job.source):
+            role = "" if path == job.target else f", which a batch to {job.target} writes on its way"
+            raise ConfigError(f"{path} is the input itself{role}; name another output file")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} exists and is not a regular file; name an output file in a folder that exists")
 
 
 def _scan(job: BatchJob) -> int:
@@ -159,6 +191,26 @@ def _begin(job: BatchJob, journal: Journal) -> None:
     job.receipt_path.unlink(missing_ok=True)
 
 
+def _reopen(job: BatchJob, journal: Journal, receipt: Mapping[str, Any]) -> None:
+    """Take the lines of a finished output back into the journal.
+
+    The receipt is removed last: while it stands, the output counts and the journal does not.
+    """
+    retryable = frozenset(receipt["retryable"])
+    with job.target.open("rb") as outputs:
+        journal.extend(
+            (line.number, _entry(read_back(json.loads(raw), is_retryable=line.number in retryable)))
+            for line, raw in zip(job.lines(), outputs, strict=True)
+            if not journal.has(line.number)
+        )
+    remove_file(job.receipt_path)
+
+
+def _forget_retryable(journal: Journal) -> None:
+    for number in [entry["line"] for entry in journal.entries() if entry.get("retryable")]:
+        journal.forget(number)
+
+
 def _report(on_progress: Progress | None, journal: Journal, n_lines: int) -> Callable[[], None]:
     def report() -> None:
         if on_progress is not None:
@@ -174,7 +226,7 @@ async def _finish_lines(engine: BatchEngine, job: BatchJob, journal: Journal, *,
         if journal.has(line.number):
             continue
         if line.query is None:
-            _note(journal, line, malformed_line(line))
+            journal.append(line.number, _entry(malformed_line(line)))
             report()
             continue
         window.append(line)
@@ -189,12 +241,13 @@ async def _run_window(
     engine: BatchEngine, window: Sequence[BatchLine], journal: Journal, *, report: Callable[[], None]
 ) -> None:
     by_id = {line.query.id: line for line in window if line.query is not None}
-    async with aclosing(engine.stream([line.query for line in window if line.query is not None])) as events:
+    queries = [line.query for line in window if line.query is not None]
+    async with aclosing(engine.stream(queries, deadlines_from="first_call")) as events:
         async for event in events:
             end = _end(event)
             if end is not None:
                 line = by_id[end.query_id]
-                _note(journal, line, _finished(line, end))
+                journal.append(line.number, _entry(_finished(line, end)))
                 report()
 
 
@@ -212,21 +265,20 @@ def _finished(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLin
     return chat_line(line, end)
 
 
-def _note(journal: Journal, line: BatchLine, finished: FinishedLine) -> None:
-    usage = finished.usage
-    journal.append(
-        line.number,
-        {
-            "failed": finished.has_failed,
-            "usage": [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd],
-            "output": finished.output,
-        },
-    )
+def _entry(finished: FinishedLine) -> dict[str, Any]:
+    """What the journal holds of a finished line."""
+    return {
+        "failed": finished.has_failed,
+        "retryable": finished.is_retryable,
+        "usage": _parts(finished.usage),
+        "output": finished.output,
+    }
 
 
 def _write_output(job: BatchJob, journal: Journal, header: Mapping[str, str]) -> dict[str, Any]:
-    """Write the output and then its receipt; returns what the receipt counts."""
+    """Write the output and then its receipt; returns the receipt."""
     counts: dict[str, Any] = {"lines": 0, "failed": 0}
+    retryable: list[int] = []
     usage, checksum = Usage(), hashlib.sha256()
 
     def pieces() -> Iterator[bytes]:
@@ -234,16 +286,18 @@ def _write_output(job: BatchJob, journal: Journal, header: Mapping[str, str]) ->
         for entry in journal.entries():
             counts["lines"] += 1
             counts["failed"] += entry["failed"]
+            if entry.get("retryable"):
+                retryable.append(entry["line"])
             usage += _usage(entry["usage"])
             piece = dump_json(entry["output"])
             checksum.update(piece)
             yield piece
 
     write_atomically(job.target, pieces())
-    counts["usage"] = [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd]
-    receipt = {"batch": header, "output": checksum.hexdigest(), "counts": counts}
+    counts["usage"] = _parts(usage)
+    receipt = {"batch": header, "output": checksum.hexdigest(), "counts": counts, "retryable": retryable}
     write_atomically(job.receipt_path, iter([dump_json(receipt)]))
-    return counts
+    return receipt
 
 
 def _valid_receipt(job: BatchJob, header: Mapping[str, str]) -> dict[str, Any] | None:
@@ -254,7 +308,12 @@ def _valid_receipt(job: BatchJob, header: Mapping[str, str]) -> dict[str, Any] |
         return None
     if not isinstance(receipt, dict) or receipt.get("batch") != dict(header) or not job.target.exists():
         return None
+    receipt.setdefault("retryable", [])  # one written before lines could be tried again
     return receipt if receipt.get("output") == fingerprint_file(job.target) else None
+
+
+def _parts(usage: Usage) -> list[Any]:
+    return [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd]
 
 
 def _usage(parts: Iterable[Any]) -> Usage:
@@ -264,11 +323,13 @@ def _usage(parts: Iterable[Any]) -> Usage:
     )
 
 
-def _summary(job: BatchJob, counts: Mapping[str, Any], *, n_resumed: int) -> BatchSummary:
+def _summary(job: BatchJob, receipt: Mapping[str, Any], *, n_resumed: int) -> BatchSummary:
+    counts = receipt["counts"]
     return BatchSummary(
         target=job.target,
         n_lines=counts["lines"],
         n_failed=counts["failed"],
+        n_retryable=len(receipt["retryable"]),
         n_resumed=n_resumed,
         usage=_usage(counts["usage"]),
     )

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experts_registry.pool import Pool
+from router_service._batch_journal import Journal
+from router_service._batch_lines import fingerprint_file
+from router_service.assembly import build_engine
 from router_service.batch import BatchJob, run_batch
+from router_service.config import DispatchConfig, EngineConfig, PartConfig
 from router_service.errors import ConfigError, InvalidQuery
 from router_service.types import (
     Answer,
     Answered,
     Completion,
+    CompletionError,
     CompletionFinished,
+    Expert,
+    ExpertLimits,
     Failed,
     Recruit,
     RouteDecision,
@@ -29,6 +38,7 @@ from router_service.types import (
 )
 
 REFUSED = "refuse me"
+DOWN = "its server is down"
 
 
 class FakeEngine:
@@ -42,7 +52,8 @@ class FakeEngine:
     def asked(self):
         return [query_id for window in self.windows for query_id in window]
 
-    async def stream(self, queries):
+    async def stream(self, queries, *, deadlines_from):
+        assert deadlines_from == "first_call"
         self.windows.append([query.id for query in queries])
         for query in reversed(queries):
             await asyncio.sleep(0)
@@ -56,6 +67,14 @@ class FakeEngine:
 
 
 def end_of(query, completion):
+    if query.text == DOWN:
+        reason = CompletionError(code="expert_unavailable", message="down", is_retryable=True)
+        lost = (Completion(query_id=query.id, expert_id="echo", error=reason),)
+        usage = Usage(completions=1, cost_usd=0.5)
+        failure = RouteFailure(
+            query_id=query.id, code="aggregation_error", message="all down", completions=lost, usage=usage
+        )
+        return Failed(query_id=query.id, failure=failure)
     if query.text == REFUSED:
         failure = RouteFailure(query_id=query.id, code="no_expert_available", message="nobody", usage=Usage())
         return Failed(query_id=query.id, failure=failure)
@@ -169,6 +188,21 @@ async def test_windows_bound_what_the_engine_is_given_at_once(tmp_path):
     assert [len(window) for window in engine.windows] == [3, 3, 1]
 
 
+async def test_no_line_is_late_because_it_stood_in_line(tmp_path):
+    slow = Expert(
+        id="slow", model="m", backend="echo", options={"latency_s": 0.05}, limits=ExpertLimits(max_concurrency=1)
+    )
+    config = EngineConfig(
+        annotator=PartConfig(name="blank"),
+        recruiter=PartConfig(name="all"),
+        aggregator=PartConfig(name="majority"),
+        dispatch=DispatchConfig(default_deadline_s=0.3),
+    )
+    engine = build_engine(config, pool=Pool(name="slow", experts=(slow,)))
+    summary = await run_batch(engine, job_of(tmp_path, questions(12)))
+    assert (summary.n_answered, summary.n_failed) == (12, 0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(lives=st.lists(st.integers(0, 6), max_size=6), window=st.integers(1, 7))
 async def test_cut_anywhere_the_output_is_that_of_an_undisturbed_run(tmp_path_factory, lives, window):
@@ -214,6 +248,47 @@ async def test_an_output_of_something_else_is_not_overwritten_unasked(tmp_path):
     assert not job.journal_path.exists()
     await run_batch(FakeEngine(), replace(job, restarts=True))
     assert len(output(job)) == 2
+
+
+async def test_a_journal_without_a_line_is_no_right_to_an_output(tmp_path):
+    job = job_of(tmp_path, questions(2))
+    job.target.write_text("precious\n")
+    with Journal(job.journal_path, {"input": fingerprint_file(job.source)}):
+        pass  # killed before anything was noted
+    with pytest.raises(ConfigError, match=r"out\.jsonl exists"):
+        await run_batch(FakeEngine(), job)
+    assert job.target.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("suffix", [".part", ".journal", ".receipt", ".receipt.part"])
+async def test_the_input_is_none_of_the_files_beside_the_output(tmp_path, suffix, restarts):
+    job = job_of(tmp_path, questions(2), restarts=restarts)
+    source = job.source.rename(job.target.with_name(job.target.name + suffix))
+    with pytest.raises(ConfigError, match=r"is the input itself, which a batch to .*out\.jsonl writes"):
+        await run_batch(FakeEngine(), replace(job, source=source))
+    assert len(source.read_text().splitlines()) == 2
+    assert list(tmp_path.iterdir()) == [source]
+
+
+async def test_an_input_that_can_be_read_only_once_is_refused(tmp_path):
+    job = job_of(tmp_path, questions(2))
+    job.source.unlink()
+    os.mkfifo(job.source)
+    with pytest.raises(ConfigError, match=r"is not a regular file.*write it to a file first"):
+        await run_batch(FakeEngine(), job)
+    assert not job.target.exists()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_an_output_that_is_no_file_is_refused_before_anything_is_asked(tmp_path, restarts):
+    job = job_of(tmp_path, questions(2), restarts=restarts)
+    job.target.mkdir()
+    engine = FakeEngine()
+    with pytest.raises(ConfigError, match=r"out\.jsonl exists and is not a regular file"):
+        await run_batch(engine, job)
+    assert engine.asked == []
+    assert not job.journal_path.exists()
 
 
 async def test_the_input_is_never_its_own_output(tmp_path):
@@ -271,15 +346,20 @@ async def test_an_empty_input_gives_an_empty_output(tmp_path):
 
 
 async def test_a_text_that_utf8_cannot_hold_stops_nothing(tmp_path):
-    job = job_of(tmp_path, [r'{"id": "a", "question": "\ud800"}', *questions(1)])
+    body = {"model": "auto", "messages": [{"role": "user", "content": "abc"}]}
+    chat = {"custom_id": "\ud800", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    lines = [r'{"id": "a", "question": "\ud800"}', chat, {**chat, "body": None}, *questions(1)]
+    job = job_of(tmp_path, lines)
     await run_batch(FakeEngine(), job)
-    assert [line["error"] for line in output(job)] == [None, None]
+    plain, good, bad, last = output(job)
+    assert [line["error"] for line in (plain, good, last)] == [None, None, None]
+    assert good["custom_id"] == bad["custom_id"] == "\ud800"
 
 
 async def test_an_unknown_cost_stays_unknown_in_the_sum(tmp_path):
     class Unpriced(FakeEngine):
-        async def stream(self, queries):
-            async for event in super().stream(queries):
+        async def stream(self, queries, *, deadlines_from):
+            async for event in super().stream(queries, deadlines_from=deadlines_from):
                 if isinstance(event, Answered):
                     usage = replace(event.response.usage, cost_usd=None)
                     yield replace(event, response=replace(event.response, usage=usage))
@@ -287,3 +367,91 @@ async def test_an_unknown_cost_stays_unknown_in_the_sum(tmp_path):
     summary = await run_batch(Unpriced(), job_of(tmp_path, questions(2)))
     assert summary.usage.cost_usd is None
     assert summary.usage.completions == 6
+
+
+# --- what failed, once more -----------------------------------------------------------------------------------------
+
+
+class Recovered(FakeEngine):
+    """The engine once the server is up again: nothing is `DOWN` any more."""
+
+    async def stream(self, queries, *, deadlines_from):
+        async for event in super().stream([up(query) for query in queries], deadlines_from=deadlines_from):
+            yield event
+
+
+def up(query):
+    return user_query(query.id, "up again") if query.text == DOWN else query
+
+
+def chat_lines(*texts):
+    return [
+        {
+            "custom_id": f"c{n}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "auto", "messages": [{"role": "user", "content": text}]},
+        }
+        for n, text in enumerate(texts)
+    ]
+
+
+MIXED = [
+    {"id": "good", "question": "abc"},
+    {"id": "down", "question": DOWN},
+    "{oops",
+    {"id": "refused", "question": REFUSED},
+    *chat_lines("abc", DOWN, REFUSED),
+    {"id": "half", "question": "\ud800"},
+]
+
+
+async def test_a_finished_batch_asks_again_where_a_failure_may_have_passed_and_keeps_the_rest(tmp_path):
+    job = job_of(tmp_path, MIXED)
+    first = await run_batch(FakeEngine(), job)
+    assert (first.n_lines, first.n_failed, first.n_retryable) == (8, 5, 2)
+    before = job.target.read_bytes().splitlines()
+    engine = Recovered()
+    again = await run_batch(engine, replace(job, retries_failed=True))
+    assert sorted(engine.asked) == ["c1", "down"]
+    after = job.target.read_bytes().splitlines()
+    assert [n for n in range(8) if before[n] != after[n]] == [1, 5]
+    assert output(job)[1]["answer"] == "niaga pu"
+    assert output(job)[5]["response"]["status_code"] == 200
+    assert (again.n_failed, again.n_retryable, again.n_resumed) == (3, 0, 6)
+    assert again.usage == Usage(completions=15, prompt_tokens=10, completion_tokens=5, cost_usd=pytest.approx(0.005))
+    idle = FakeEngine()
+    assert (await run_batch(idle, job)).n_failed == 3
+    assert (await run_batch(idle, replace(job, retries_failed=True))).n_failed == 3
+    assert idle.asked == []
+
+
+async def test_an_unfinished_batch_asks_its_passing_failures_again_too(tmp_path):
+    job = job_of(tmp_path, [*questions(1), {"id": "down", "question": DOWN}, *questions(4)[1:]], window=2)
+    with pytest.raises(RuntimeError):
+        await run_batch(FakeEngine(lives=3), job)
+    engine = Recovered()
+    await run_batch(engine, replace(job, retries_failed=True))
+    assert sorted(engine.asked) == ["down", "q1", "q3"]
+    assert [line["error"] for line in output(job)] == [None] * 5
+
+
+@pytest.mark.parametrize("retries_failed", [False, True])
+async def test_a_second_try_that_is_cut_loses_nothing(tmp_path, retries_failed):
+    lines = [*questions(2), *({"id": f"d{n}", "question": DOWN} for n in range(3))]
+    job = job_of(tmp_path, lines, window=1)
+    await run_batch(FakeEngine(), job)
+    cut = Recovered(lives=1)
+    with pytest.raises(RuntimeError):
+        await run_batch(cut, replace(job, retries_failed=True))
+    assert cut.asked == ["d0", "d1"]
+    last = Recovered()
+    summary = await run_batch(last, replace(job, retries_failed=retries_failed))
+    assert output(job)[2]["error"] is None
+    assert last.asked == (["d1", "d2"] if retries_failed else [])
+    assert summary.n_retryable == (0 if retries_failed else 2)
+
+
+async def test_a_batch_cannot_both_begin_anew_and_keep_what_was_finished(tmp_path):
+    with pytest.raises(ConfigError, match="leave one out"):
+        await run_batch(FakeEngine(), job_of(tmp_path, questions(1), restarts=True, retries_failed=True))

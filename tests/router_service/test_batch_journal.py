@@ -25,7 +25,6 @@ def test_finished_lines_survive_and_come_back_in_input_order(tmp_path):
     path = tmp_path / "out.journal"
     fill(path, [3, 1, 2])
     with Journal(path, HEADER) as journal:
-        assert journal.is_resumed
         assert len(journal) == 3
         assert journal.has(3)
         assert not journal.has(4)
@@ -56,6 +55,20 @@ def test_garbage_at_the_end_is_a_torn_write(tmp_path):
         assert len(journal) == 2
 
 
+def test_a_line_appended_again_counts_as_it_was_said_last(tmp_path):
+    path = tmp_path / "out.journal"
+    fill(path, [1, 2])
+    with Journal(path, HEADER) as journal:
+        journal.forget(1)
+        assert not journal.has(1)
+    with Journal(path, HEADER) as journal:
+        assert journal.has(1)
+        journal.forget(1)
+        journal.extend([(1, {"output": "again"}), (3, {"output": "new"})])
+    with Journal(path, HEADER) as journal:
+        assert [entry["output"] for entry in journal.entries()] == ["again", {"id": 2, "answer": "éé"}, "new"]
+
+
 def test_damage_before_whole_lines_is_an_error(tmp_path):
     path = tmp_path / "out.journal"
     fill(path, [1, 2, 3])
@@ -72,7 +85,6 @@ def test_another_batch_is_refused_by_what_differs(tmp_path):
         Journal(path, {**HEADER, "config.k": "5"})
     with Journal(path, {**HEADER, "config.k": "5"}, restarts=True) as journal:
         assert len(journal) == 0
-        assert not journal.is_resumed
 
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path):
@@ -95,7 +107,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
         holder.kill()
         holder.wait()
     with Journal(path, HEADER) as journal:
-        assert journal.is_resumed
+        assert len(journal) == 0
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -217,6 +217,7 @@ def test_batch_answers_plain_and_openai_lines(enlist, work):
         "lines": 4,
         "answered": 2,
         "failed": 2,
+        "retryable": 0,
         "resumed": 0,
         "completions": 4,
         "cost_usd": 0,
@@ -247,6 +248,23 @@ def test_changed_settings_are_named_before_an_output_is_lost(enlist, work):
     assert code == 2
     assert "--restart" in err
     assert enlist("batch", "in.jsonl", "out.jsonl", *ENGINE, "--seed", "5", "--restart")[0] == 0
+
+
+def test_a_batch_says_which_failures_can_be_asked_again_and_asks_them(enlist, work):
+    down = POOL.replace("expert_refused", "expert_unavailable")
+    (work / "experts.yaml").write_text(down)
+    body = {"messages": [{"role": "user", "content": "?"}]}
+    line = {"method": "POST", "url": "/v1/chat/completions"}
+    lines = [{**line, "custom_id": name, "body": {**body, "model": name}} for name in ("broken", "four")]
+    (work / "in.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    code, _, err = enlist("batch", "in.jsonl", "out.jsonl", *ENGINE)
+    assert code == 0
+    assert "1 of 1 failed lines may do better now" in err
+    assert "--retry-failed" in err
+    good = (work / "out.jsonl").read_bytes().splitlines()[1]
+    code, out, _ = enlist("batch", "in.jsonl", "out.jsonl", "--retry-failed", "--json", *ENGINE)
+    assert (code, json.loads(out)["resumed"], json.loads(out)["retryable"]) == (0, 1, 1)
+    assert (work / "out.jsonl").read_bytes().splitlines()[1] == good
 
 
 # --- pool ----------------------------------------------------------------------------------------------------------
