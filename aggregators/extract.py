@@ -28,6 +28,9 @@ _MAX_STATEMENTS = 20
 _MAX_STATEMENT_CHARS = 4000
 """Statements looked at from the end, and how far each is read."""
 
+_MAX_WRAPPINGS = 20
+"""Layers of quotes, emphasis and full stops taken off an answer."""
+
 _MAX_LETTER_CHARS = 40
 """A longer text, decoration and all, is not a letter standing alone."""
 
@@ -75,15 +78,14 @@ _MARKER = re.compile(
     r"""\banswers?(?P<key>["'])?[*_]*\s*(?:is|are|:|=|would\ be|will\ be|should\ be)(?![a-z])[\s:]*|\#{4}\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_RUN_ON = re.compile(r"\n\s*\n(?:Question|Q)\s*:")
+_RUN_ON = re.compile(r"\n[^\S\n]*\n(?:Question|Q)\s*:")
 
 
 def _without_run_on(text: str) -> str:
     """`text` up to where a model, its answer given, goes on to invent the next question of a list."""
-    for start in _RUN_ON.finditer(text):
-        if _MARKER.search(text, 0, start.start()):
-            return text[: start.start()]
-    return text
+    stated = _MARKER.search(text)
+    next_question = _RUN_ON.search(text, stated.start()) if stated else None
+    return text[: next_question.start()].rstrip() if next_question else text
 
 
 def _statements(text: str) -> Iterator[str]:
@@ -110,7 +112,7 @@ def _json_statement(line: str) -> str:
 def _bare(text: str) -> str:
     """`text` without emphasis, quotes and backticks around it, and without the full stop of its sentence."""
     said = text.strip()
-    while True:
+    for _ in range(_MAX_WRAPPINGS):
         trimmed = said
         for mark in ("**", "__", "```", "`", "$$", "$"):
             if len(trimmed) > 2 * len(mark) and trimmed.startswith(mark) and trimmed.endswith(mark):
@@ -123,18 +125,21 @@ def _bare(text: str) -> str:
         if re.search(r"[^.]\.$", trimmed):
             trimmed = trimmed[:-1].rstrip()
         if trimmed == said:
-            return said
+            break
         said = trimmed
+    return said
 
 
 # --- choice --------------------------------------------------------------------------------------------------------
 
 _ALONE = re.compile(r"[\W_]*(?:option\s+|choice\s+)?[\W_]*([A-Za-z])[\W_]*", re.IGNORECASE)
-_STATED = re.compile(
-    r"""\b(?:answers?|options?|choices?)["'*_]*\s*(?:(?:is|:|=|would\ be|will\ be|should\ be|must\ be)[\s:]*)?
-        (?:(?:option|choice)\s+)?[\s*_"'`(\[{$]*(?:\\(?:boxed|text|mathrm|mathbf)\{[\s(]*)*
+_STATED = (
+    re.compile(  # what may repeat is possessive (*+): it is never given back, or a long run of blanks costs its square
+        r"""\b(?:answers?|options?|choices?)["'*_]*+\s*+(?:(?:is|:|=|would\ be|will\ be|should\ be|must\ be)[\s:]*+)?
+        (?:(?:option|choice)\s++)?[\s*_"'`(\[{$]*+(?:\\(?:boxed|text|mathrm|mathbf)\{[\s(]*+)*+
         (?:(?P<upper>[A-Z])|(?P<lower>[a-z])(?=\s*(?:[).,;:!?"'*_`\]}$]|$)))(?![A-Za-z0-9'’])""",
-    re.VERBOSE | re.MULTILINE,
+        re.VERBOSE | re.MULTILINE,
+    )
 )
 _MARKED = re.compile(r"(?<![A-Za-z0-9(\\])\(?([A-Z])\)")
 _LEADING = re.compile(r"[\s*_\"'(\[]*([A-Za-z])[)\].:]")
