@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 
 import typer
 
+from router_service.types import MAX_K
+
 if TYPE_CHECKING:
     from router_service.config import EngineConfig
 
@@ -60,7 +62,9 @@ class EngineOptions:
     aggregator: Annotated[
         str | None, typer.Option(help="What makes one answer of the completions.", show_default=False)
     ] = None
-    k: Annotated[int | None, typer.Option(min=1, help="Completions per question.", show_default=False)] = None
+    k: Annotated[int | None, typer.Option(min=1, max=MAX_K, help="Completions per question.", show_default=False)] = (
+        None
+    )
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None
 
     def engine_config(self) -> EngineConfig:
@@ -75,6 +79,11 @@ class EngineOptions:
             name = getattr(self, part)
             if name is not None and name != getattr(config, part).name:
                 given[part] = PartConfig(name=name)
+        if self.k is not None:  # what is said on the command line goes before the file's option of the recruiter
+            recruiter = given.get("recruiter", config.recruiter)
+            assert isinstance(recruiter, PartConfig)
+            options = {name: value for name, value in recruiter.options.items() if name != "k"}
+            given["recruiter"] = recruiter.model_copy(update={"options": options})
         return config.model_copy(update=given)
 
 
@@ -86,7 +95,7 @@ class QuestionOptions(EngineOptions):
 
     question: Annotated[str, typer.Argument(help="The question, in quotes.", show_default=False)]
     kind: Annotated[
-        str | None, typer.Option(help="How the answer is written: free, choice, number, literal, code.")
+        str | None, typer.Option(help="How the answer is written: free, choice, number, literal, code, json.")
     ] = None
     option: Annotated[
         list[str] | None, typer.Option(help="One option of a multiple choice; repeat it, in order.", show_default=False)

@@ -81,6 +81,11 @@ def _annotator(options: ProfileOptions) -> Llm | None:
         return None
     if options.annotator not in (None, "llm"):
         raise UnknownNameError("annotator that can name skills (--annotator)", options.annotator, ("llm",))
+    if options.skills == "category":
+        raise ConfigError(
+            "--skills category takes categories as the skills, and --annotator llm lets an expert name others; "
+            "leave one of them out"
+        )
     if options.annotator_expert is None:
         raise ConfigError("--annotator llm needs the expert that names the skills: --annotator-expert ID")
     from skills.annotators.llm import Llm
@@ -140,11 +145,11 @@ class SelectOptions(EngineOptions):
 def select(options: SelectOptions) -> None:
     """Try aggregators on one-right-two-wrong panels and let `selected` use the best."""
     from experts_registry.artefact import Artefact
-    from router_service.assembly import AGGREGATOR_SELECTION_FILE, artefact_folder
+    from router_service.assembly import AGGREGATOR_SELECTION_FILE
     from router_service.errors import ConfigError
 
     config = options.engine_config()
-    folder = artefact_folder(config)
+    folder = config.artefact  # never the one shipped with a pool: what is found out here is written there
     if folder is None:
         raise ConfigError(
             "aggregator select needs graded completions: --artefact DIR, made by `enlist profile --out DIR`"
@@ -159,11 +164,15 @@ def select(options: SelectOptions) -> None:
         from router_service.types import Budget
 
         ledgers = {question.id: Ledger(Budget()) for question in artefact.questions}
+        candidates = _candidates(options, artefact)
+        for choice in candidates:
+            if choice.expert is not None:
+                engine.pool.expert(choice.expert)  # a misspelt writer shows before any call is paid for
         with progress_bar("trials") as on_progress:
             return await select_aggregator(
                 artefact.questions,
                 recorded_completions(folder, artefact.outcomes),
-                candidates=_candidates(options, artefact),
+                candidates=candidates,
                 ask=BudgetedAsk(engine.runner, ledgers),
                 seed=config.seed,
                 progress=on_progress,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from router_service._cli_options import EngineOptions
 from router_service._cli_output import jsonable
 from router_service.cli import main
 from router_service.types import AnswerKind, Expert, Question, Secret, SkillAnnotation
@@ -155,7 +156,23 @@ def test_a_question_that_fails_is_one_line_and_exit_code_1(enlist, work):
         (("serve", "--host", "0.0.0.0", *ENGINE), "lets everybody who reaches it spend money"),
         (("profile", "--data", "fit.jsonl", "--out", "o", "--skills", "recoded", *ENGINE), "Did you mean 'recorded'"),
         (("profile", "--data", "fit.jsonl", "--out", "o", "--annotator", "llm", *ENGINE), "--annotator-expert ID"),
+        (
+            (
+                "profile",
+                "--data",
+                "fit.jsonl",
+                "--out",
+                "o",
+                "--skills",
+                "category",
+                "--annotator-expert",
+                "four",
+                *ENGINE,
+            ),
+            "--skills category takes categories",
+        ),
         (("aggregator", "select", *ENGINE), "--artefact DIR"),
+        (("aggregator", "select", "--pool", "local"), "--artefact DIR"),
         (("eval", "replay", "--data", "gone", "--pool", "p", "--recruiter", "r"), "no dataset folder at gone"),
     ],
 )
@@ -321,6 +338,24 @@ def test_what_was_profiled_is_used_to_choose_an_aggregator(enlist, work):
     assert (work / "art" / "aggregator.json").exists()
     code, out, _ = enlist("ask", "2 + 2?", "--kind", "number", *GOOD, "--artefact", "art", "--aggregator", "selected")
     assert code == 0
+
+
+def test_a_misspelt_writer_shows_before_any_trial(enlist, work):
+    assert enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--expert", "four")[0] == 0
+    select = ("aggregator", "select", *ENGINE, "--artefact", "art")
+    code, _, err = enlist(*select, "--candidate", "weighted", "--candidate", "synthesise:sevne")
+    assert code == 2
+    assert "Did you mean 'seven'" in err
+    assert not (work / "art" / "aggregator.json").exists()
+
+
+def test_k_on_the_command_line_goes_before_the_recruiters_option_in_the_file(tmp_path):
+    file = tmp_path / "enlist.yaml"
+    file.write_text("recruiter: {name: random, options: {k: 1, temperature: 2}}")
+    assert EngineOptions(config=file).engine_config().recruiter.options == {"k": 1, "temperature": 2}
+    config = EngineOptions(config=file, k=3).engine_config()
+    assert (config.k, config.recruiter.options) == (3, {"temperature": 2})
+    assert EngineOptions(config=file, k=3, recruiter="fixed").engine_config().recruiter.name == "fixed"
 
 
 def test_replay_prints_a_table_and_writes_rows(enlist, work):
