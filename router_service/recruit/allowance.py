@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from experts_registry.estimate import estimate_tokens, output_limit
 from router_service.recruit.eligibility import call_cost_usd
-from router_service.types import Expert, Query, Recruit
+from router_service.types import Expert, Query
 
-__all__ = ["Allowance", "allowance_of", "fit_to_budget"]
+__all__ = ["Allowance", "allowance_of"]
 
 _ROUNDING = 1e-10
 """Three thirds fit into one; stricter than the ledger's tolerance, so that what is recruited can be reserved."""
@@ -79,28 +79,6 @@ def allowance_of(query: Query, experts: Sequence[Expert], *, k: int, prompt_toke
     tokens = estimate_tokens(query) if prompt_tokens is None else prompt_tokens
     shares = tuple(max(_cost_share(e, query, tokens), _output_share(e, query, tokens)) for e in experts)
     return Allowance(completions=max(0, completions), shares=shares)
-
-
-def fit_to_budget(recruits: Sequence[Recruit], query: Query, experts: Sequence[Expert]) -> tuple[Recruit, ...]:
-    """The recruits that the query's budget covers, out of a list in order of preference; samples count one by one.
-
-    As many completions as it covers, and of these the most preferred; a larger budget never keeps fewer. Recruits
-    that are not among `experts` are dropped.
-    """
-    by_id = {expert.id: expert for expert in experts}
-    wanted = [recruit for recruit in recruits for _ in range(recruit.samples) if recruit.expert_id in by_id]
-    asked = [by_id[recruit.expert_id] for recruit in wanted]
-    kept = allowance_of(query, asked, k=len(asked)).best_first(range(len(asked)))
-    samples: dict[str, Recruit] = {}
-    for position in kept:
-        recruit = wanted[position]
-        known = samples.get(recruit.expert_id)
-        samples[recruit.expert_id] = _with_samples(recruit, 1 + (known.samples if known else 0))
-    return tuple(samples.values())
-
-
-def _with_samples(recruit: Recruit, samples: int) -> Recruit:
-    return Recruit(expert_id=recruit.expert_id, score=recruit.score, p_correct=recruit.p_correct, samples=samples)
 
 
 def _cost_share(expert: Expert, query: Query, prompt_tokens: int) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from router_service.types import Expert, Profile, SkillAnnotation, Tally
 
-__all__ = ["CATEGORY_WEIGHT", "OVERALL_WEIGHT", "SKILL_WEIGHT", "Floats", "StrengthTable", "p_correct", "shrunk_rate"]
+__all__ = ["CATEGORY_WEIGHT", "OVERALL_WEIGHT", "SKILL_WEIGHT", "Floats", "StrengthTable", "shrunk_rate"]
 
 Floats = NDArray[np.float64]
 
@@ -19,11 +19,8 @@ OVERALL_WEIGHT = 2.0
 CATEGORY_WEIGHT = 20.0
 """Trials that the overall rate counts for where the category has few of its own."""
 SKILL_WEIGHT = 20.0
-"""Trials that the category's rate counts for where the skills have few: most skills of real data occur once.
-
-Both from recorded answers of 29 and 32 real models: on a quarter of the fit questions, held out, the log loss hardly
-moves between 10 and 40 (MMLU-Pro .655 at 20, .692 with a SKILL_WEIGHT of 3; code, GSM8K and MATH .441 at 20, .593
-without categories)."""
+"""Trials that the category's rate counts for where the skills have few: most skills of real data occur once, and one
+trial must move the rate only a little."""
 
 _DECIMALS = 9
 """Scores are rounded so far: sums of fractional weights that cancel are then exactly 0, as in exact arithmetic."""
@@ -32,30 +29,6 @@ _DECIMALS = 9
 def shrunk_rate(wins: Any, trials: Any, *, prior: Any, weight: float) -> Any:
     """`(wins + prior*weight) / (trials + weight)`, on numbers or arrays: the mean of a Beta posterior."""
     return (wins + prior * weight) / (trials + weight)
-
-
-def p_correct(profile: Profile, annotation: SkillAnnotation) -> float:
-    """The expert's chance to answer a query so annotated correctly.
-
-    The tallies of the annotated skills are added up (weighted, the heaviest skill counting in full) and shrunk towards
-    the rate in the query's category, which is shrunk towards the overall rate, which is shrunk towards one half.
-    Skills and categories the profile does not know add nothing.
-    """
-    rate = shrunk_rate(profile.overall.wins, profile.overall.trials, prior=0.5, weight=OVERALL_WEIGHT)
-    category = profile.categories.get(annotation.category) if annotation.category is not None else None
-    if category is not None:
-        rate = shrunk_rate(category.wins, category.trials, prior=rate, weight=CATEGORY_WEIGHT)
-    heaviest = max(annotation.skills.values(), default=0.0)
-    if heaviest <= 0:
-        return float(rate)
-    known = [
-        (profile.skills[skill], weight / heaviest)
-        for skill, weight in annotation.skills.items()
-        if skill in profile.skills and weight > 0
-    ]
-    wins = sum(tally.wins * weight for tally, weight in known)
-    trials = sum(tally.trials * weight for tally, weight in known)
-    return float(shrunk_rate(wins, trials, prior=rate, weight=SKILL_WEIGHT))
 
 
 class StrengthTable:
@@ -98,7 +71,10 @@ class StrengthTable:
         """Local scores and P(correct), each of shape (annotations, experts).
 
         The local score is the sum over the annotated skills of weight times wins minus losses (Symbolic-MoE, released
-        code); experts without a profile have 0 and NaN.
+        code). For P(correct) the tallies of the annotated skills are added up (weighted, the heaviest skill counting
+        in full) and shrunk towards the rate in the query's category, which is shrunk towards the overall rate, which
+        is shrunk towards one half; skills and categories the profile does not know add nothing. Experts without a
+        profile have 0 and NaN.
         """
         sums, heaviest = self._sums(annotations)
         n = self._size

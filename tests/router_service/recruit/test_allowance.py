@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.recruit.allowance import Allowance, allowance_of, fit_to_budget
-from router_service.types import Budget, Recruit
+from router_service.recruit.allowance import Allowance, allowance_of
+from router_service.types import Budget
 from tests.router_service.recruit.pools import LONGEST, expert, request
 
 USD = LONGEST / 1e6
@@ -77,23 +77,3 @@ def test_a_longer_token_budget_makes_no_call_dearer():
     for limit in (10, 1000):
         item = request(budget=Budget(max_cost_usd=2 * USD, max_output_tokens=limit))
         assert allowance_of(item.query, pool, k=5).count([0], repeats=True) == (1 if limit == 10 else 2)
-
-
-def recruits(**samples):
-    return [Recruit(expert_id=i, samples=n, score=1.0, p_correct=0.5) for i, n in samples.items()]
-
-
-def test_fit_to_budget_keeps_the_most_and_of_these_the_best():
-    pool = [expert("dear", usd_per_mtok=5.0), expert("a"), expert("b"), expert("c")]
-    wanted = recruits(dear=1, a=1, b=1, c=1)
-    for calls, kept in [(0.5, []), (1, ["a"]), (3, ["a", "b", "c"]), (7, ["dear", "a", "b"]), (8, None)]:
-        item = request(budget=Budget(max_cost_usd=calls * USD))
-        left = fit_to_budget(wanted, item.query, pool)
-        assert [r.expert_id for r in left] == (["dear", "a", "b", "c"] if kept is None else kept), calls
-
-
-def test_fit_to_budget_counts_samples():
-    pool = [expert("a"), expert("b")]
-    item = request(budget=Budget(max_completions=4))
-    assert fit_to_budget(recruits(a=3, b=3), item.query, pool) == tuple(recruits(a=3, b=1))
-    assert fit_to_budget(recruits(a=3, ghost=2), request().query, pool) == tuple(recruits(a=3))

@@ -9,13 +9,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_service.recruit.strength import CATEGORY_WEIGHT, SKILL_WEIGHT, StrengthTable, p_correct
+from router_service.recruit.strength import (
+    CATEGORY_WEIGHT,
+    OVERALL_WEIGHT,
+    SKILL_WEIGHT,
+    StrengthTable,
+    shrunk_rate,
+)
 from router_service.types import Profile, SkillAnnotation, Tally
-from tests.router_service.recruit.pools import SKILLS, pools, profile, requests
+from tests.router_service.recruit.pools import SKILLS, expert, pools, profile, requests
 
 
 def annotation(category=None, **skills):
     return SkillAnnotation(query_id="q", skills=skills, category=category)
+
+
+def p_correct(known, asked):
+    """The chance of one expert with one annotation, formula by formula: what the arrays are checked against."""
+    rate = shrunk_rate(known.overall.wins, known.overall.trials, prior=0.5, weight=OVERALL_WEIGHT)
+    category = known.categories.get(asked.category)
+    if category is not None:
+        rate = shrunk_rate(category.wins, category.trials, prior=rate, weight=CATEGORY_WEIGHT)
+    heaviest = max(asked.skills.values(), default=0.0)
+    if heaviest <= 0:
+        return rate
+    parts = [(known.skills[s], w / heaviest) for s, w in asked.skills.items() if s in known.skills and w > 0]
+    wins = sum(tally.wins * weight for tally, weight in parts)
+    trials = sum(tally.trials * weight for tally, weight in parts)
+    return shrunk_rate(wins, trials, prior=rate, weight=SKILL_WEIGHT)
+
+
+def chance(known, asked):
+    """P(correct) of an expert with that profile."""
+    _, chances = StrengthTable([expert("a")], {"a": known}).strengths([asked])
+    return float(chances[0, 0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -25,8 +52,8 @@ def test_arrays_and_formula_agree(data):
     annotations = [item.annotation for item in data.draw(st.lists(requests(pool), min_size=1, max_size=4))]
     scores, chances = StrengthTable(pool.experts, pool.profiles).strengths(annotations)
     for row, asked in enumerate(annotations):
-        for column, expert in enumerate(pool.experts):
-            known = pool.profiles.get(expert.id)
+        for column, member in enumerate(pool.experts):
+            known = pool.profiles.get(member.id)
             if known is None:
                 assert scores[row, column] == 0 and math.isnan(chances[row, column])
                 continue
@@ -44,31 +71,31 @@ def test_the_formula_by_hand():
     )
     overall = 31 / 60
     maths = (10 + CATEGORY_WEIGHT * overall) / (20 + CATEGORY_WEIGHT)
-    assert p_correct(known, annotation()) == pytest.approx(overall)
-    assert p_correct(known, annotation("arts", unseen=1.0)) == pytest.approx(overall)
-    assert p_correct(known, annotation("maths")) == pytest.approx(maths)
+    assert chance(known, annotation()) == pytest.approx(overall)
+    assert chance(known, annotation("arts", unseen=1.0)) == pytest.approx(overall)
+    assert chance(known, annotation("maths")) == pytest.approx(maths)
     expected = (4 + SKILL_WEIGHT * maths) / (4 + 0.5 * 2 + SKILL_WEIGHT)
-    assert p_correct(known, annotation("maths", algebra=1.0, chess=0.5)) == pytest.approx(expected)
+    assert chance(known, annotation("maths", algebra=1.0, chess=0.5)) == pytest.approx(expected)
 
 
 def test_the_scale_of_weights_does_not_matter_to_p_correct():
     known = profile("a", {"algebra": 3, "chess": -2})
-    assert p_correct(known, annotation(algebra=1.0, chess=0.5)) == pytest.approx(
-        p_correct(known, annotation(algebra=10.0, chess=5.0))
+    assert chance(known, annotation(algebra=1.0, chess=0.5)) == pytest.approx(
+        chance(known, annotation(algebra=10.0, chess=5.0))
     )
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_winning_raises_and_losing_lowers(wins, losses):
-    base = p_correct(profile("a", {}), annotation(algebra=1.0))
+    base = chance(profile("a", {}), annotation(algebra=1.0))
     better = profile("a", {"algebra": wins})
     worse = profile("a", {"algebra": -losses})
-    assert p_correct(worse, annotation(algebra=1.0)) < base < p_correct(better, annotation(algebra=1.0))
+    assert chance(worse, annotation(algebra=1.0)) < base < chance(better, annotation(algebra=1.0))
 
 
 def test_more_evidence_moves_further():
     chances = [
-        p_correct(
+        chance(
             Profile(expert_id="a", overall=Tally(wins=5, trials=10), skills={"s": Tally(wins=n, trials=n)}),
             annotation(s=1.0),
         )
@@ -81,8 +108,6 @@ def test_strengths_of_a_query_do_not_depend_on_its_neighbours():
     """Bit for bit, with weights that no float holds exactly."""
     rng = np.random.default_rng(0)
     profiles = {f"e{i}": profile(f"e{i}", {s: float(rng.integers(-9, 9)) for s in SKILLS}) for i in range(7)}
-    from tests.router_service.recruit.pools import expert
-
     table = StrengthTable([expert(i) for i in profiles], profiles)
     annotations = [annotation(**{s: float(w) for s, w in zip(SKILLS, rng.random(4), strict=True)}) for _ in range(300)]
     together = table.strengths(annotations)
