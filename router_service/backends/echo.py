@@ -15,7 +15,7 @@ from experts_registry.estimate import max_output_tokens
 from router_service import errors
 from router_service.backends._options import read_options
 from router_service.backends.base import BACKENDS, Backend
-from router_service.errors import ConfigError, ExpertError
+from router_service.errors import ConfigError, ExpertError, UnknownNameError
 from router_service.types import (
     Assignment,
     Completion,
@@ -30,11 +30,10 @@ from router_service.types import (
 __all__ = ["Echo", "EchoOptions"]
 
 _FIELDS = frozenset({"text", "expert_id", "sample", "query_id"})
-_RETRYABLE = frozenset(
-    kind.code
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, ExpertError) and kind.is_retryable_by_default
-)
+_FAILURES = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ExpertError)
+}
+"""The ways in which an expert can fail, by their codes."""
 _WORD = re.compile(r"\s*\S+|\s+")
 
 
@@ -51,7 +50,7 @@ class EchoOptions:
     fail_rate: float = 0.0
     """Share of the completions that fail, drawn by seed."""
     fail_code: str = "expert_unavailable"
-    """Error code of those; the codes of timeouts and unavailability are worth a retry."""
+    """Error code of those, one of `ExpertError`'s tree; timeouts and unavailability are worth a retry."""
 
 
 @BACKENDS.register("echo")
@@ -73,7 +72,8 @@ class Echo(Backend):
                 yield replace(completion, latency_s=time.perf_counter() - started)
 
     def check(self, expert: Expert) -> None:
-        """Raise `ConfigError` for an unknown option, a bad template, a negative time or a rate outside 0 to 1."""
+        """Raise `ConfigError` for an unknown option or error code, a bad template, a negative time, or a rate outside
+        0 to 1."""
         options = read_options(expert, EchoOptions)
         try:
             fields = {name for _, name, _, _ in Formatter().parse(options.reply) if name is not None}
@@ -88,6 +88,9 @@ class Echo(Backend):
             value = getattr(options, name)
             if not 0 <= value <= most:
                 raise ConfigError(f"expert {expert.id!r}: option {name!r} is {value}; it must lie in 0 to {most}")
+        if options.fail_code not in _FAILURES:
+            unknown_code = UnknownNameError("error code", options.fail_code, _FAILURES)
+            raise ConfigError(f"expert {expert.id!r}: option 'fail_code': {unknown_code.message}")
 
 
 def _said(expert: Expert, assignment: Assignment, sample: int) -> tuple[list[str], Completion]:
@@ -114,7 +117,9 @@ def _drawn_failure(expert: Expert, assignment: Assignment, sample: int) -> Compl
     draw = random.Random(stable_seed(assignment.seed, expert.id, sample, "fail")).random()
     if draw >= options.fail_rate:
         return None
-    code = options.fail_code
+    kind = _FAILURES[options.fail_code]
     return CompletionError(
-        code=code, message=f"{expert.id} fails as its option fail_rate says", is_retryable=code in _RETRYABLE
+        code=kind.code,
+        message=f"{expert.id} fails as its option fail_rate says",
+        is_retryable=kind.is_retryable_by_default,
     )

@@ -81,6 +81,7 @@ async def test_cancelling_ends_the_wait() -> None:
         ({"reply": "{text"}, "not a template"),
         ({"fail_rate": 1.5}, "'fail_rate' is 1.5"),
         ({"latency_s": -1.0}, "'latency_s' is -1.0"),
+        ({"fail_code": "expert_unavailble"}, "error code 'expert_unavailble'. Did you mean 'expert_unavailable'"),
         ({"latency_s": "slow"}, "must be of type float"),
         ({"reply": True}, "must be of type str"),
     ],
