@@ -30,27 +30,29 @@ def checked_options(owner: str, factory: Callable[..., object], given: Mapping[s
     `ConfigError` naming part, option, value and what is allowed.
     """
     parameters = inspect.signature(factory).parameters
-    return {name: _checked(owner, factory, parameters[name], value) for name, value in given.items()}
+    checked: dict[str, object] = {}
+    for name, value in given.items():
+        adapter = _adapter(factory, parameters[name])
+        try:
+            is_strict = isinstance(value, bool | int | float)
+            checked[name] = value if adapter is None else adapter.validate_python(value, strict=is_strict)
+        except ValidationError as invalid:
+            raise ConfigError(f"{owner}: {_problem(parameters[name], value, invalid)}") from None
+    return checked
 
 
-def _checked(owner: str, factory: Callable[..., object], parameter: inspect.Parameter, value: object) -> object:
-    adapter = _adapter(factory, parameter)
-    if adapter is None:
-        return value
-    try:
-        return adapter.validate_python(value, strict=isinstance(value, bool | int | float))
-    except ValidationError as invalid:
-        name, allowed = parameter.name, inspect.formatannotation(parameter.annotation).strip("'\"")
-        shown = "is not usable" if is_secret_key(name) else f"is {value!r}"
-        reasons = "; ".join(dict.fromkeys(error["msg"] for error in invalid.errors(include_input=False)))
-        raise ConfigError(f"{owner}: option {name!r} {shown}; allowed: {allowed} ({reasons})") from None
+def _problem(parameter: inspect.Parameter, value: object, invalid: ValidationError) -> str:
+    shown = "is not usable" if is_secret_key(parameter.name) else f"is {value!r}"
+    allowed = inspect.formatannotation(parameter.annotation).strip("'\"")
+    reasons = "; ".join(dict.fromkeys(error["msg"] for error in invalid.errors(include_input=False)))
+    return f"option {parameter.name!r} {shown}; allowed: {allowed} ({reasons})"
 
 
 def _adapter(factory: Callable[..., object], parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
     """What checks values of this parameter; None where its annotation cannot be read or nothing can be checked."""
     if parameter.annotation is parameter.empty:
         return None
-    source = factory.__init__ if inspect.isclass(factory) else inspect.unwrap(factory)  # type: ignore[misc]
+    source = factory.__init__ if inspect.isclass(factory) else inspect.unwrap(factory)
     named = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
         hints = typing.get_type_hints(named, globalns=getattr(source, "__globals__", {}), include_extras=True)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from router_service.errors import InvalidQuery
+
 __all__ = [
+    "MAX_K",
     "AnswerKind",
     "AudioPart",
     "Budget",
@@ -28,6 +31,9 @@ __all__ = [
     "stable_seed",
     "user_query",
 ]
+
+MAX_K = 64
+"""Most completions that a configuration or a query may ask for: recruiting takes time and memory for each of them."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -137,7 +143,10 @@ class TaskFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Sampling settings; None leaves the choice to the next in line: query, then expert, then backend."""
+    """Sampling settings; None leaves the choice to the next in line: query, then expert, then backend.
+
+    Raises `InvalidQuery` where `max_tokens` is below 1.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -145,6 +154,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidQuery(f"max_tokens is {self.max_tokens}; ask for 1 or more, or leave it out")
 
     def over(self, default: Sampling) -> Sampling:
         """These settings where given, else those of `default`."""
@@ -187,7 +200,8 @@ class RouteControls:
     """What a caller decides for one query; None leaves it to the engine's configuration.
 
     `expert` names one registered expert and bypasses annotation and recruiting.
-    `streams` asks for token deltas of the text that becomes the answer.
+    `streams` asks for token deltas of the text that becomes the answer. Raises `InvalidQuery` where `k` is above
+    `MAX_K`.
     """
 
     recruiter: str | None = None
@@ -197,6 +211,10 @@ class RouteControls:
     experts_allowed: tuple[str, ...] = ()
     experts_denied: tuple[str, ...] = ()
     streams: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.k > MAX_K:
+            raise InvalidQuery(f"k is {self.k}; ask for 1 to {MAX_K} completions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,7 +152,11 @@ def _fit_data(pool: Pool, artefact: Artefact | None) -> FitData:
 
 
 def _recruiter_options(config: EngineConfig) -> dict[str, dict[str, Any]]:
-    """Every recruiter that takes a `k` gets the configured one; the configured recruiter its own options too."""
+    """Every recruiter that takes a `k` gets the configured one; the configured recruiter its own options over that.
+
+    So of `k` the nearest holds: a query's own (`controls.k`), else `recruiter.options.k`, else `k`. Who lets an
+    option given on a command line replace the configuration's `k` must drop `recruiter.options.k` with it.
+    """
     options: dict[str, dict[str, Any]] = {}
     for name in RECRUITERS.names():
         takes_k = "k" in inspect.signature(RECRUITERS.factory(name)).parameters

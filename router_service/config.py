@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from router_service.errors import ConfigError, nearest_name
+from router_service.types import MAX_K
 
 __all__ = [
     "DispatchConfig",
     "EngineConfig",
     "PartConfig",
     "StrictModel",
+    "bare_reference",
     "cache_folder",
     "expand_environment",
     "is_secret_key",
@@ -30,7 +32,11 @@ __all__ = [
 M = TypeVar("M", bound=BaseModel)
 
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?P<value>[^}]*))?\}")
+_BARE_REFERENCE = re.compile(r"\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 _LITELLM_PREFIX = "os.environ/"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+_QUOTED = re.compile(r"'(?!<)[^']{2,}'")
+"""What a message of the YAML parser quotes, characters and its own names for tokens (`'<scalar>'`) apart."""
 _SECRET_KEY = re.compile(r"key|secret|token$|password", re.IGNORECASE)
 
 
@@ -92,8 +98,9 @@ class EngineConfig(StrictModel):
     """What makes one answer of the completions when the caller does not say."""
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options per backend name, for instance `transformers: {threads: 1}`."""
-    k: int = Field(default=3, ge=1)
-    """Completions per query."""
+    k: int = Field(default=3, ge=1, le=MAX_K)
+    """Completions per query, for every recruiter that takes a `k`; `recruiter.options.k` goes before it for that
+    recruiter, and a query's own `k` before both."""
     seed: int = 0
     """Seed of everything random; one seed, one result."""
     dispatch: DispatchConfig = DispatchConfig()
@@ -118,18 +125,40 @@ def cache_folder() -> Path:
 def expand_environment(data: Any, environment: Mapping[str, str] | None = None) -> Any:
     """`data` with `${VAR}`, `${VAR:-default}` and `os.environ/VAR` replaced in every text.
 
-    A variable that is not set and has no default is a `ConfigError` that names it.
+    A variable that is not set and has no default is a `ConfigError` that names it and the key; so is a `${` that opens
+    no such reference, as in `${MY-KEY}`.
     """
-    known = os.environ if environment is None else environment
+    return _expanded(data, os.environ if environment is None else environment, ())
+
+
+def _expanded(data: Any, known: Mapping[str, str], where: tuple[object, ...]) -> Any:
     if isinstance(data, dict):
-        return {key: expand_environment(value, known) for key, value in data.items()}
+        return {key: _expanded(value, known, (*where, key)) for key, value in data.items()}
     if isinstance(data, list):
-        return [expand_environment(value, known) for value in data]
+        return [_expanded(value, known, (*where, number)) for number, value in enumerate(data)]
     if not isinstance(data, str):
         return data
-    if data.startswith(_LITELLM_PREFIX):
-        return _variable(data.removeprefix(_LITELLM_PREFIX), known)
-    return _REFERENCE.sub(lambda m: _variable(m["name"], known, m["value"] if m["default"] else None), data)
+    try:
+        return _expanded_text(data, known)
+    except ConfigError as problem:
+        raise ConfigError(f"{'.'.join(map(str, where))}: {problem.message}" if where else problem.message) from None
+
+
+def _expanded_text(text: str, known: Mapping[str, str]) -> str:
+    if text.startswith(_LITELLM_PREFIX):
+        return _variable(text.removeprefix(_LITELLM_PREFIX), known)
+    if "${" in _REFERENCE.sub(lambda m: m["value"] or "", text):
+        raise ConfigError(
+            "the text holds a '${' that opens no reference (it is not shown, as it may be a secret); write ${NAME} or "
+            "${NAME:-default}, the name in letters, digits and _, the default without braces"
+        )
+    return _REFERENCE.sub(lambda m: _variable(m["name"], known, m["value"] if m["default"] else None), text)
+
+
+def bare_reference(text: str) -> str | None:
+    """The variable's name where the whole text is `$NAME`: what a shell replaces, and nobody does in a file."""
+    found = _BARE_REFERENCE.fullmatch(text)
+    return found["name"] if found else None
 
 
 def _variable(name: str, known: Mapping[str, str], default: str | None = None) -> str:
@@ -142,15 +171,52 @@ def _variable(name: str, known: Mapping[str, str], default: str | None = None) -
 
 
 def read_yaml(path: Path) -> Any:
-    """The YAML file's content; a missing or malformed file is a `ConfigError` naming it (and the line)."""
+    """The YAML file's content; `ConfigError` names a missing or malformed file and the place of what is wrong in it,
+    a key that is written twice included. The file's text is not shown: it may hold secrets."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as missing:
         raise ConfigError(f"no such file: {path}") from missing
     except (OSError, UnicodeDecodeError) as unreadable:
         raise ConfigError(f"cannot read {path}: {unreadable}") from unreadable
-    except yaml.YAMLError as malformed:
-        raise ConfigError(f"{path} is not valid YAML: {malformed}") from malformed
+    except (yaml.YAMLError, ValueError) as malformed:
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(malformed)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which the later one would win in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The node, looked at before merge keys (`<<`) add others to its own."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
+                continue
+            name = (key.tag, key.value)
+            if name in lines:
+                problem = f"the key {key.value!r} is written twice, first in line {lines[name]}; keep one of them"
+                raise _DuplicateKey(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
+
+
+class _DuplicateKey(yaml.MarkedYAMLError):
+    """A mapping has the same key twice; its problem names the key in full."""
+
+
+def _yaml_problem(malformed: Exception) -> str:
+    """What is wrong and where, without the file's text: what the parser quotes of it (an alias, a tag) is left out."""
+    problem = str(getattr(malformed, "problem", None) or getattr(malformed, "reason", None) or malformed)
+    if not isinstance(malformed, _DuplicateKey):
+        problem = _QUOTED.sub("'…'", problem)
+    began = getattr(malformed, "context", None)
+    lead = f"{began}{_place(getattr(malformed, 'context_mark', None))}: " if began else ""
+    return f"{lead}{problem}{_place(getattr(malformed, 'problem_mark', None))}"
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def parse_model(model: type[M], data: Any, source: str) -> M:
@@ -166,7 +232,11 @@ def load_config(path: Path | None) -> EngineConfig:
     """The engine configuration in `path`; all defaults where `path` is None. A relative artefact path is the file's."""
     if path is None:
         return EngineConfig()
-    data = expand_environment(read_yaml(path) or {})
+    data = read_yaml(path) or {}
+    try:
+        data = expand_environment(data)
+    except ConfigError as problem:
+        raise ConfigError(f"{path}: {problem.message}") from None
     if isinstance(data, dict):
         for key in ("annotator", "recruiter", "aggregator"):
             if key in data:

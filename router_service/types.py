@@ -6,6 +6,7 @@ Units are in the names (`_usd`, `_s`, `_tokens`, `_per_mtok`); an unknown price 
 from __future__ import annotations
 
 from router_service._types_asked import (
+    MAX_K,
     AnswerKind,
     AudioPart,
     Budget,
@@ -56,6 +57,7 @@ from router_service._types_results import (
 )
 
 __all__ = [
+    "MAX_K",
     "Answer",
     "AnswerKind",
     "Answered",

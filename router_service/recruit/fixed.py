@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from router_service.recruit.base import RECRUITERS
 from router_service.recruit.ranking import RankingRecruiter, best_on_fit
-from router_service.recruit.roster import Case, Roster, require_at_least_one
+from router_service.recruit.roster import Case, Roster, require_k
 from router_service.types import Query
 
 __all__ = ["Fixed"]
@@ -19,7 +19,7 @@ class Fixed(RankingRecruiter):
     name: ClassVar[str] = "fixed"
 
     def __init__(self, *, k: int = 3) -> None:
-        self.k = require_at_least_one(self.name, k)
+        self.k = require_k(self.name, k)
 
     def completions_for(self, query: Query) -> int:
         """The query's own `k`, else the recruiter's."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from router_service.recruit.base import RECRUITERS
 from router_service.recruit.ranking import RankingRecruiter
-from router_service.recruit.roster import Case, Roster, require_at_least_one
+from router_service.recruit.roster import Case, Roster, require_k
 from router_service.types import Query
 
 __all__ = ["Random"]
@@ -22,7 +22,7 @@ class Random(RankingRecruiter):
     needs_profiles: ClassVar[bool] = False
 
     def __init__(self, *, k: int = 3) -> None:
-        self.k = require_at_least_one(self.name, k)
+        self.k = require_k(self.name, k)
 
     def completions_for(self, query: Query) -> int:
         """The query's own `k`, else the recruiter's."""

@@ -14,9 +14,9 @@ from router_service.recruit.allowance import Allowance, allowance_of
 from router_service.recruit.base import FitData, RecruitRequest
 from router_service.recruit.eligibility import Eligibility, Shortlist
 from router_service.recruit.strength import Floats, StrengthTable
-from router_service.types import Query, Recruit, RouteDecision
+from router_service.types import MAX_K, Query, Recruit, RouteDecision
 
-__all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_at_least_one"]
+__all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_k"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +137,8 @@ class RosterRecruiter(ABC):
         """One choice per case; `scores` are the local scores, shape (cases, experts)."""
 
 
-def require_at_least_one(name: str, k: int) -> int:
-    """`k` where it is 1 or more; else `ConfigError` naming the recruiter."""
-    if k < 1:
-        raise ConfigError(f"recruiter {name!r}: k is {k}; it is the number of completions, at least 1")
+def require_k(name: str, k: int) -> int:
+    """`k` where it is 1 to `MAX_K`; else `ConfigError` naming the recruiter."""
+    if not 1 <= k <= MAX_K:
+        raise ConfigError(f"recruiter {name!r}: k is {k}; it is the number of completions, 1 to {MAX_K}")
     return k

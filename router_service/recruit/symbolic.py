@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from router_service.errors import ConfigError, NotFittedError
 from router_service.recruit.base import RECRUITERS, RecruitRequest
 from router_service.recruit.draws import draw, global_strength, lifted_weights, positive_weights, trim_weights
-from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_at_least_one
+from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
 from router_service.recruit.strength import Floats
 from router_service.types import Query
 
@@ -45,7 +45,7 @@ class Symbolic(RosterRecruiter):
             raise ConfigError(f"recruiter {self.name!r}: tau is {tau}; it is a temperature, above 0")
         if not 0 <= trim < 1:
             raise ConfigError(f"recruiter {self.name!r}: trim is {trim}; it is a share, from 0 to below 1")
-        self.k = require_at_least_one(self.name, k)
+        self.k = require_k(self.name, k)
         self.tau = tau
         self.trim = trim
         self.replacement = replacement

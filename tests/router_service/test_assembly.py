@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from router_service.assembly import artefact_folder, build_engine, usable_pool
 from router_service.config import EngineConfig, PartConfig
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.types import (
+    DecisionMade,
     Expert,
     Outcome,
     Question,
+    RouteControls,
     RouteFailure,
     RouteResponse,
     user_query,
@@ -109,6 +112,17 @@ async def test_profiles_decide_who_is_asked_and_k_how_often() -> None:
     assert isinstance(end, RouteResponse)
     assert [(r.expert_id, r.samples) for r in end.decision.recruits] == [("b", 5)]
     assert end.answer.text == "b"
+
+
+async def test_of_k_the_nearest_holds() -> None:
+    recruiter = PartConfig(name="random", options={"k": 2})
+    engine = build_engine(EngineConfig(annotator=BLANK, recruiter=recruiter, k=3), pool=ECHO)
+    plain = user_query("plain", "hi")
+    ends = await engine.route([plain, replace(plain, id="own", controls=RouteControls(k=1))])
+    assert [len(end.decision.recruits) for end in ends if isinstance(end, DecisionMade)] == [2, 1]
+    engine = build_engine(EngineConfig(annotator=BLANK, recruiter=PartConfig(name="random"), k=3), pool=ECHO)
+    (end,) = await engine.route([plain])
+    assert isinstance(end, DecisionMade) and len(end.decision.recruits) == 3
 
 
 async def test_without_profiles_the_answer_says_how_to_make_them() -> None:
