@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable
 
 from experts_registry.prices import cost_usd
@@ -13,10 +15,20 @@ __all__ = ["ASSUMED_OUTPUT_TOKENS", "estimate_panel", "estimate_tokens", "estima
 ASSUMED_OUTPUT_TOKENS = 1024
 """Longest completion assumed where neither the query nor the expert says one; calls are made with this limit."""
 
-_LETTERS_PER_TOKEN = 3.5
-"""English prose takes 4 to 5 characters a token in today's vocabularies; fewer is the careful side."""
-_BYTES_PER_FOREIGN_TOKEN = 2.0
-"""UTF-8 bytes a token outside ASCII: one token for an accented letter, one and a half for a Chinese character."""
+_LETTERS_PER_TOKEN = 4.0
+"""Of a word; a word is one token at least. With its space that is some 1.4 times what English prose really takes."""
+_WORD_LETTERS = 12
+"""What a run of letters has beyond so many is taken for no word."""
+_STRANGE_LETTERS_PER_TOKEN = 1.6
+"""Letters in no order (identifiers, encoded data), as vocabularies of 50,000 entries split them."""
+_CAPITALS_PER_TOKEN = 1.5
+"""Letters of a word in capitals, which vocabularies hold fewer of."""
+_TOKENS_PER_INNER_CAPITAL = 0.6
+"""More for each change of case inside a run of letters, as in base64."""
+_SPACES_PER_TOKEN = 3.5
+"""Most spaces are part of the word that follows."""
+_BYTES_PER_FOREIGN_TOKEN = 1.25
+"""UTF-8 bytes a token in characters of three bytes and more (Chinese, Korean, emoji); one of two bytes is a token."""
 _MESSAGE_TOKENS = 8
 """Role marks and separators of a chat template, per message; once more for the turn that is opened."""
 _IMAGE_TOKENS = 1600
@@ -24,21 +36,27 @@ _IMAGE_TOKENS = 1600
 _AUDIO_BYTES_PER_TOKEN = 250
 """Some 32 tokens a second of speech at 64 kbit/s."""
 
-_ASCII = bytes(range(128))
-_DIGITS = b"0123456789"
+_WORD = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+")
+_LETTERS = re.compile(rb"[A-Za-z]+")
+_MARKS = bytes(code for code in range(128) if chr(code) != " " and not chr(code).isalpha())
+"""Digits, punctuation, line breaks: each a token of its own, as several vocabularies have it."""
+_FOREIGN = bytes(range(0x80, 0x100))
+_TWO_BYTE_LEADS = bytes(range(0xC2, 0xE0))
 
 
 def estimate_tokens(query: Query) -> int:
-    """Prompt tokens of the query, estimated on the careful side: text, images, audio and tools, persona apart.
+    """Prompt tokens of the query, estimated on the careful side: text, names, images, audio, tools and the JSON schema
+    of the answer; persona apart.
 
-    Letters count 3.5 to a token, each digit is a token of its own (so several vocabularies have it), and text outside
-    ASCII counts by its bytes.
+    Words count 4 letters to a token, letters in no order 1.6; each digit, mark of punctuation and line break is a
+    token, and text outside ASCII counts by its bytes. No vocabulary is loaded, so this bounds what real texts take, not
+    what the worst text could: short words of random letters take up to twice as many.
     """
     tokens = float(_MESSAGE_TOKENS)
     for message in query.messages:
         tokens += _MESSAGE_TOKENS + _message_tokens(message)
-    for tool in query.tools:
-        tokens += _text_tokens(tool)
+    for definition in (*query.tools, query.task_format.json_schema or ""):
+        tokens += _text_tokens(definition)
     return math.ceil(tokens)
 
 
@@ -93,10 +111,11 @@ def persona_tokens(expert: Expert) -> int:
 
 
 def _message_tokens(message: Message) -> float:
+    tokens = _text_tokens(message.name or "")
     if isinstance(message.content, str):
-        tokens = _text_tokens(message.content)
+        tokens += _text_tokens(message.content)
     else:
-        tokens = sum(_part_tokens(part) for part in message.content)
+        tokens += sum(_part_tokens(part) for part in message.content)
     return tokens + sum(_text_tokens(call.name + call.arguments) + _MESSAGE_TOKENS for call in message.tool_calls)
 
 
@@ -108,7 +127,21 @@ def _part_tokens(part: TextPart | ImagePart | AudioPart) -> float:
 
 def _text_tokens(text: str) -> float:
     data = text.encode("utf-8", errors="replace")
-    foreign = 0 if text.isascii() else len(data.translate(None, _ASCII))
-    digits = len(data) - len(data.translate(None, _DIGITS))
-    letters = len(data) - foreign - digits
-    return letters / _LETTERS_PER_TOKEN + foreign / _BYTES_PER_FOREIGN_TOKEN + digits
+    words = Counter((word[-1:].isupper(), len(word)) for word in _WORD.findall(data))
+    inner_capitals = words.total() - len(_LETTERS.findall(data))
+    two_byte = _count(data, _TWO_BYTE_LEADS)
+    foreign = two_byte + (_count(data, _FOREIGN) - 2 * two_byte) / _BYTES_PER_FOREIGN_TOKEN
+    letters = sum(count * _word_tokens(length, in_capitals) for (in_capitals, length), count in words.items())
+    spaces = _count(data, b" ") / _SPACES_PER_TOKEN
+    return letters + inner_capitals * _TOKENS_PER_INNER_CAPITAL + spaces + _count(data, _MARKS) + foreign
+
+
+def _word_tokens(length: int, in_capitals: bool) -> float:
+    if in_capitals:
+        return max(1.0, length / _CAPITALS_PER_TOKEN)
+    beyond = max(0, length - _WORD_LETTERS)
+    return max(1.0, (length - beyond) / _LETTERS_PER_TOKEN + beyond / _STRANGE_LETTERS_PER_TOKEN)
+
+
+def _count(data: bytes, among: bytes) -> int:
+    return len(data) - len(data.translate(None, among))
