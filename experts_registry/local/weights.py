@@ -15,6 +15,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -73,36 +74,45 @@ def base_model_dir(cache_dir: Path | None = None, *, full_check: bool = False) -
     its manifest; `full_check` hashes them whole. One that does not match is rebuilt, with a
     warning. Processes that ask at the same time wait for one another.
 
-    Raises `ConfigError` when the packages are missing or the weights are not the pinned ones.
+    Raises `ConfigError` when the packages are missing, the weights are not the pinned ones, or the cache cannot be
+    used (no folder, not writable, full, or locked by another process for ten minutes).
     """
     root = cache_dir if cache_dir is not None else cache_folder()
     folder = root / f"smollm2-135m-instruct-v{_FORMAT}"
     if _is_intact(folder, full_check=full_check):
         return folder
-    with _locked(root):
-        if _is_intact(folder, full_check=full_check):
-            return folder
-        if folder.exists():
-            _log.warning("the cached base model in %s is damaged; rebuilding it", folder)
-            shutil.rmtree(folder)
-        _build(folder)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root):
+            if not _is_intact(folder, full_check=full_check):
+                _rebuild(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache of the base model, {root}, cannot be used ({error.strerror or error}); "
+            "point the environment variable ENLIST_CACHE at a folder that can be written and has 1 GB free"
+        ) from error
     return folder
 
 
-class _locked:
-    """Holds the cache's file lock; makes the cache folder first."""
-
-    def __init__(self, root: Path) -> None:
+def _lock(root: Path) -> AbstractContextManager[object]:
+    """The cache's file lock; a time-out is an `OSError`."""
+    try:
         from filelock import FileLock
+    except ImportError as error:
+        raise ConfigError(_missing(error)) from error
+    lock: AbstractContextManager[object] = FileLock(root / "base.lock", timeout=_LOCK_TIMEOUT_S)
+    return lock
 
-        root.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(root / "base.lock", timeout=_LOCK_TIMEOUT_S)
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
+def _missing(error: ImportError) -> str:
+    return f"the pool 'local' needs torch, transformers and filelock ({error}). Run: pip install \"enlist[local]\""
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+
+def _rebuild(folder: Path) -> None:
+    if folder.exists():
+        _log.warning("the cached base model in %s is damaged; rebuilding it", folder)
+        shutil.rmtree(folder)
+    _build(folder)
 
 
 def _build(folder: Path) -> None:
@@ -142,9 +152,7 @@ def _dequantise(source: Path, folder: Path) -> None:
         from tokenizers import Regex, pre_tokenizers
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
-        raise ConfigError(
-            f"the pool 'local' needs torch and transformers ({error}). Run: pip install \"enlist[local]\""
-        ) from error
+        raise ConfigError(_missing(error)) from error
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     # The conversion drops the rule that splits numbers into single digits, which this
     # vocabulary was built with (pre-tokenizer "smollm" in the GGUF header).

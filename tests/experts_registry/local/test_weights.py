@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import sys
 import threading
 from pathlib import Path
 
@@ -84,13 +86,32 @@ def test_only_the_full_check_reads_the_middle(builds: list[Path], tmp_path: Path
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dequantise(source: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(weights, "_gguf_path", lambda: Path("source.gguf"))
     monkeypatch.setattr(weights, "_dequantise", dequantise)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ConfigError, match=r"No space left on device.*ENLIST_CACHE") as caught:
         weights.base_model_dir(tmp_path)
+    assert str(tmp_path) in caught.value.message
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_cache_that_is_no_folder_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"file, cannot be used.*ENLIST_CACHE"):
+        weights.base_model_dir(tmp_path / "file")
+
+
+def test_a_lock_that_is_never_released_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_LOCK_TIMEOUT_S", 0.1)
+    with weights._lock(tmp_path), pytest.raises(ConfigError, match=r"base\.lock.*ENLIST_CACHE"):
+        weights.base_model_dir(tmp_path)
+
+
+def test_without_filelock_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.raises(ConfigError, match=r'pip install "enlist\[local\]"'):
+        weights.base_model_dir(tmp_path)
 
 
 def test_the_cache_folder_can_be_named(builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
