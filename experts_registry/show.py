@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from router_service.types import Expert
 __all__ = ["PoolProblem", "check_pool", "pool_table"]
 
 _UNKNOWN = "?"
+_USER_INFO = re.compile(r"//[^/?#]*@")
+"""`name:password@` in front of a URL's host: credentials, which are never printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,7 @@ class PoolProblem:
 
 
 def pool_table(pool: Pool) -> list[dict[str, str]]:
-    """One row per expert, in the pool's order, column name to text; what is not known reads `?`, and no key shows."""
+    """One row per expert, in the pool's order, column name to text; unknown reads `?`, no key or password shows."""
     return [_row(expert) for expert in pool.experts]
 
 
@@ -45,7 +48,7 @@ def _row(expert: Expert) -> dict[str, str]:
         "backend": expert.backend,
         "model": expert.model,
         "adapter": expert.adapter or "",
-        "address": expert.address or "",
+        "address": _USER_INFO.sub("//***@", expert.address or ""),
         "key": "set" if expert.api_key is not None else "",
         "in USD/Mtok": _number(prices.input_usd_per_mtok if prices else None),
         "out USD/Mtok": _number(prices.output_usd_per_mtok if prices else None),

@@ -16,6 +16,7 @@ POOL = parse_pool(
                 "model": "m",
                 "backend": "echo",
                 "api_key": "sk-secret",
+                "address": "https://bob:s3cret@host:8000/v1",
                 "prices": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0.25},
                 "modalities": ["image", "text"],
             },
@@ -32,6 +33,7 @@ def test_the_table_says_what_is_known_and_hides_keys():
     a, b, c = pool_table(POOL)
     assert (a["in USD/Mtok"], a["out USD/Mtok"], a["reads"], a["key"]) == ("0", "0.25", "text, image", "set")
     assert (b["persona"], b["enabled"], b["in USD/Mtok"]) == ("You are a judge.", "no", "?")
+    assert a["address"] == "https://***@host:8000/v1" and "s3cret" not in repr(a)
     assert c["context"] == "4096" and "sk-secret" not in repr([a, b, c])
 
 
