@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS
+from experts_registry.estimate import max_output_tokens
 from router_service.backends._transformers_decode import Row
 from router_service.backends._transformers_model import ResidentBase
 from router_service.errors import ExpertRefused
-from router_service.types import Assignment, Completion, CompletionError, Expert, Usage, stable_seed
+from router_service.types import Assignment, Completion, CompletionError, Expert, Query, Usage, stable_seed
 
 __all__ = ["completions_of", "refusals_of", "rows_of"]
+
+_TOOLS = "leave them out, or ask an expert behind a server (backend openai or litellm)"
 
 
 def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[Row]:
     """The rows that answer one assignment: one per sample, or one for all samples where the choice is greedy.
 
-    Raises `ExpertRefused` where this expert cannot serve the query (image, audio, a conversation that its chat
+    No row is longer than the limit that was reserved for it (`max_output_tokens`), nor than its prompt leaves room for.
+    Raises `ExpertRefused` where this expert cannot serve the query (image, audio, tools, a conversation that its chat
     template does not take, more tokens than its window).
     """
     query = assignment.query
-    unserved = query.modalities - {"text"}
-    if unserved:
-        raise _refusal(expert, f"reads text only, and the query holds {', '.join(sorted(unserved))}")
+    _require_text_alone(expert, query)
     prompt = _prompt(expert, assignment, base)
     sampling = query.sampling.over(expert.sampling)
-    room = _window(expert, base) - len(prompt)
-    limit = _limit(expert, sampling.max_tokens, room=room, n_prompt=len(prompt))
-    limit = min(limit, max(1, query.budget.max_output_tokens or limit))
+    limit = min(max_output_tokens(expert, query), _room(expert, base, n_prompt=len(prompt)))
     samples = tuple(range(assignment.first_sample, assignment.first_sample + assignment.samples))
     is_greedy = not sampling.temperature or sampling.temperature <= 0
     return [
@@ -55,22 +54,30 @@ def _prompt(expert: Expert, assignment: Assignment, base: ResidentBase) -> tuple
         ) from error
 
 
-def _window(expert: Expert, base: ResidentBase) -> int:
+def _require_text_alone(expert: Expert, query: Query) -> None:
+    """Refuse what would be left out of the prompt: images, audio, tools, and calls of tools earlier on."""
+    unserved = query.modalities - {"text"}
+    if unserved:
+        raise _refusal(expert, f"reads text only, and the query holds {', '.join(sorted(unserved))}")
+    offers_tools = bool(query.tools) and query.tool_choice != "none"
+    if offers_tools or query.tool_choice not in (None, "none", "auto"):
+        what = "tools" if query.tools else f"tool_choice {query.tool_choice!r}"
+        raise _refusal(expert, f"runs in the embedded engine, which calls no tools, and the query has {what}; {_TOOLS}")
+    if any(message.tool_calls for message in query.messages):
+        raise _refusal(expert, f"runs in the embedded engine, which reads no tool_calls in messages; {_TOOLS}")
+
+
+def _room(expert: Expert, base: ResidentBase, *, n_prompt: int) -> int:
+    """The tokens that the prompt leaves in the window, at least 1; raises `ExpertRefused` where it leaves none."""
     known = [tokens for tokens in (expert.context_window, base.window_tokens) if tokens]
-    return min(known, default=1 << 30)
-
-
-def _limit(expert: Expert, asked: int | None, *, room: int, n_prompt: int) -> int:
-    if room <= 0:
+    window = min(known, default=1 << 30)
+    if n_prompt >= window:
         raise _refusal(
             expert,
-            f"has a context window of {n_prompt + room} tokens, and the query has {n_prompt} (with persona and chat "
+            f"has a context window of {window} tokens, and the query has {n_prompt} (with persona and chat "
             "template), which leaves no token to answer; shorten it, or allow an expert with a larger context_window",
         )
-    if asked is not None and asked < 1:
-        raise _refusal(expert, f"cannot answer in max_tokens={asked}; ask for 1 or more")
-    limits = [tokens for tokens in (asked, expert.max_output_tokens) if tokens is not None]
-    return min(*(limits or [ASSUMED_OUTPUT_TOKENS]), room)
+    return window - n_prompt
 
 
 def _refusal(expert: Expert, reason: str) -> ExpertRefused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
 __all__ = ["LoadReport", "Transformers"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 Piece = Completion | TokenDelta
 
@@ -86,6 +88,8 @@ class Transformers(Backend):
                 raise ConfigError(f"backend 'transformers': {name} is {value}; give 1 or more")
         if dtype not in _DTYPES:
             raise ConfigError(f"backend 'transformers': dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}")
+        if not _DEVICE.fullmatch(device):
+            raise ConfigError(f"backend 'transformers': device is {device!r}; allowed: auto, cpu, cuda, cuda:N")
         _let_waiting_threads_sleep()
         self._threads = threads or _cores()
         self._batch_size = batch_size

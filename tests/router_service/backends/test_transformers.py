@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experts_registry.estimate import estimate_tokens
 from router_service.backends.base import BACKENDS
 from router_service.backends.transformers import Transformers
 from router_service.errors import ConfigError, ExpertUnavailable
@@ -26,6 +28,7 @@ from router_service.types import (
     Sampling,
     TextPart,
     TokenDelta,
+    ToolCall,
 )
 from tests.router_service.backends.tiny_models import (
     ask,
@@ -322,25 +325,62 @@ async def test_a_query_it_cannot_serve_leaves_the_others_alone(engine: Transform
         ask("x" * 300, name="long", samples=2),
         Assignment(query=Query(id="picture", messages=(picture,))),
         Assignment(query=Query(id="tool", messages=(tool,))),
-        ask("none", sampling=Sampling(max_tokens=0)),
     ]
-    fine, long1, long2, seen, tools, none = await completions(engine, tiny_expert(weights.base), *assignments)
+    fine, long1, long2, seen, tools = await completions(engine, tiny_expert(weights.base), *assignments)
     assert fine.succeeded
     assert [long1.sample, long2.sample] == [0, 1]
-    failed = {c.query_id: c.error for c in (long1, seen, tools, none) if c.error is not None}
+    failed = {c.query_id: c.error for c in (long1, seen, tools) if c.error is not None}
     assert {error.code for error in failed.values()} == {"expert_refused"}
     assert not any(error.is_retryable for error in failed.values())
     assert "256 tokens" in failed["long"].message
     assert "303" in failed["long"].message
     assert "image" in failed["picture"].message
     assert "no tools here" in failed["tool"].message
-    assert "max_tokens=0" in failed["none"].message
+
+
+TOOL = '{"type": "function", "function": {"name": "add"}}'
+CALLED = Message(role="assistant", content="", tool_calls=(ToolCall(id="1", name="add", arguments="{}"),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tools": (TOOL,)}, "calls no tools, and the query has tools"),
+        ({"tools": (TOOL,), "tool_choice": "auto"}, "the query has tools"),
+        ({"tool_choice": "required"}, "has tool_choice 'required'"),
+        ({"messages": (Message(role="user", content="2+2"), CALLED)}, "reads no tool_calls"),
+        ({"tools": (TOOL,), "tool_choice": "none"}, None),
+        ({"tool_choice": "auto"}, None),
+    ],
+)
+async def test_tools_are_refused_and_not_left_out(
+    engine: Transformers, weights: Weights, fields: dict[str, Any], words: str | None
+) -> None:
+    asked = ask("2+2")
+    asked = replace(asked, query=replace(asked.query, **fields))
+    (done,) = await completions(engine, tiny_expert(weights.base), asked)
+    if words is None:
+        assert done.succeeded
+    else:
+        assert done.error is not None and (done.error.code, done.error.is_retryable) == ("expert_refused", False)
+        assert words in done.error.message and "backend openai" in done.error.message
+
+
+@pytest.mark.parametrize("n_left", [None, 5])
+async def test_no_answer_is_longer_than_was_reserved(
+    engine: Transformers, weights: Weights, n_left: int | None
+) -> None:
+    asked = ask("0123456789", sampling=Sampling(max_tokens=30))
+    window = None if n_left is None else estimate_tokens(asked.query) + n_left
+    (done,) = await completions(engine, tiny_expert(weights.base, context_window=window), asked)
+    assert (done.usage.completion_tokens, done.finish_reason) == (n_left or 30, "length")
 
 
 async def test_the_window_bounds_the_answer(engine: Transformers, weights: Weights) -> None:
-    expert = tiny_expert(weights.base, context_window=20, sampling=Sampling(max_tokens=100))
-    (done,) = await completions(engine, expert, ask("0123456789"))
-    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.finish_reason) == (13, 7, "length")
+    """Also where the prompt takes more tokens than estimated, as with this tokenizer of single bytes."""
+    expert = tiny_expert(weights.base, context_window=210, sampling=Sampling(max_tokens=100))
+    (done,) = await completions(engine, expert, ask("x" * 200))
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.finish_reason) == (203, 7, "length")
 
 
 async def test_an_error_of_torch_is_an_unavailable_expert(tmp_path: Path) -> None:
@@ -461,6 +501,9 @@ def test_registered_and_strict_about_its_options() -> None:
         Transformers(batch_size=0)
     with pytest.raises(ConfigError, match="float32, bfloat16"):
         Transformers(dtype="int3")
+    with pytest.raises(ConfigError, match="device is 'gpu'; allowed: auto, cpu, cuda, cuda:N"):
+        Transformers(device="gpu")
+    assert all(Transformers(device=device) for device in ("auto", "cpu", "cuda", "cuda:1"))
 
 
 @pytest.mark.slow
