@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experts_registry.litellm_pool import from_model_list, is_model_list
 from experts_registry.pool_schema import DefaultsEntry, ExpertEntry, PoolFile, to_expert
-from router_service.config import expand_environment, parse_model, read_yaml
+from router_service.config import bare_reference, expand_environment, parse_model, read_yaml
 from router_service.errors import ConfigError, UnknownNameError, nearest_name
 from router_service.types import Expert
 
@@ -84,7 +85,7 @@ def parse_pool(data: Any, name: str, base_dir: Path) -> Pool:
     if is_model_list(data):
         data, warnings = from_model_list(data)
     file = parse_model(PoolFile, data, f"pool {name!r}")
-    parse_model(DefaultsEntry, expand_environment(file.defaults), f"'defaults' of pool {name!r}")
+    parse_model(DefaultsEntry, _expandable(file.defaults), f"'defaults' of pool {name!r}")
     problems = _duplicates(file.experts)
     experts = []
     for position, raw in enumerate(file.experts):
@@ -127,14 +128,32 @@ def _merged(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in merged.items() if value is not None}
 
 
+def _expandable(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, expanded, without those that cannot be: every expert may have its own in their place."""
+    found = {}
+    for key, value in defaults.items():
+        with suppress(ConfigError):
+            found[key] = expand_environment(value)
+    return found
+
+
 def _expanded(entry: dict[str, Any]) -> Any:
     """Environment references replaced; an expert that is switched off may lack its variables."""
     try:
+        _refuse_shell_reference(entry.get("api_key"))
         return expand_environment(entry)
     except ConfigError:
         if entry.get("enabled") is not False:
             raise
         return {key: value for key, value in entry.items() if key not in ("api_key", "address")}
+
+
+def _refuse_shell_reference(key: Any) -> None:
+    if isinstance(key, str) and bare_reference(key):
+        raise ConfigError(
+            "api_key: the text has the form $NAME, which is replaced in a shell only (it is not shown, as it may be a "
+            "secret); write os.environ/NAME or ${NAME}, also for a key that does begin with a dollar sign"
+        )
 
 
 def _literal_key(entry: Mapping[str, Any], label: str) -> list[str]:

@@ -149,6 +149,26 @@ def test_a_missing_variable_names_itself_and_its_expert(monkeypatch):
     assert off.api_key is None and not off.is_enabled
 
 
+def test_a_missing_variable_in_the_defaults_concerns_only_who_takes_it(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    defaults = {"api_key": "os.environ/NO_SUCH_KEY", "persona": "You are terse."}
+    (own,) = pool_of(entry("a", api_key="EMPTY"), defaults=defaults).experts
+    assert own.api_key == Secret("EMPTY") and own.persona == "You are terse."
+    text = problem_of(entry("a", api_key="EMPTY"), entry("b"), defaults=defaults)
+    assert "pool 'test'" in text and "expert 'b': api_key" in text and "'NO_SUCH_KEY'" in text and "'a'" not in text
+    text = problem_of(entry("a", api_key="EMPTY"), defaults={**defaults, "persone": "?"})
+    assert "'defaults' of pool 'test'" in text and "Did you mean 'persona'" in text
+
+
+@pytest.mark.parametrize("key", ["${MY-KEY}", "sk-${", "$OPENAI_API_KEY"])
+def test_a_key_that_refers_to_nothing_is_refused_and_not_shown(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-real")
+    for text in (problem_of(entry("a", api_key=key)), problem_of(entry("a"), defaults={"api_key": key})):
+        assert "expert 'a': api_key" in text and "${NAME}" in text
+        assert key not in text and "MY-KEY" not in text and "sk-" not in text
+    assert pool_of(entry("a", api_key=key, enabled=False), entry("b")).experts[0].api_key is None
+
+
 def test_an_empty_key_is_no_key():
     assert pool_of(entry(api_key="")).experts[0].api_key is None
 
