@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from router_service.errors import ConfigError, RouterError, UnknownNameError
-from router_service.types import Ask, Message, Query, Question, Sampling, SkillAnnotation, stable_seed
+from router_service.types import Ask, CompletionError, Message, Query, Question, Sampling, SkillAnnotation, stable_seed
 from skills.base import ANNOTATORS, Embedder
 from skills.index import SkillIndex
 from skills.vote import SkillVote, parse_skills
 
 __all__ = ["Llm"]
+
+_log = logging.getLogger(__name__)
 
 _PROMPT = """\
 Here is a question. Do not answer it.
@@ -32,8 +35,9 @@ Keywords: first keyword, second keyword"""
 class Llm:
     """Asks one expert `runs` times per query which skills it needs (Symbolic-MoE, section 3.1 and released code).
 
-    All runs of all queries are asked at once, so that `ask` can coalesce them. A run that fails is left out; a query
-    whose runs all fail has no skills, and the recruiter's own rule for that applies.
+    All runs of all queries are asked at once, so that `ask` can coalesce them. A run that fails is left out, with one
+    warning in the log for all of a call; a query whose runs all fail has no skills, and the recruiter's own rule for
+    that applies.
     """
 
     expert: str
@@ -94,9 +98,15 @@ class Llm:
         """The kept names of each query as the LLM wrote them, not snapped; needs no fit. Raises what only a broken
         set-up raises: `UnknownNameError` where the expert is not registered.
         """
-        runs = await asyncio.gather(*(self._run(query, run, ask) for query in queries for run in range(self.runs)))
-        of_each = [runs[start : start + self.runs] for start in range(0, len(runs), self.runs)]
-        return [self._vote.kept([names for names in replies if names is not None]) for replies in of_each]
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self._run(query, i, ask)) for query in queries for i in range(self.runs)]
+        except BaseExceptionGroup as broken:  # the other calls are cancelled by now
+            raise broken.exceptions[0] from None
+        runs = [task.result() for task in asked]
+        self._warn_of([run for run in runs if isinstance(run, CompletionError)], len(runs))
+        named = [() if isinstance(run, CompletionError) else run for run in runs]
+        return [self._vote.kept(named[start : start + self.runs]) for start in range(0, len(named), self.runs)]
 
     def save(self, path: str | Path) -> None:
         """Write the fitted skills to one file."""
@@ -107,15 +117,26 @@ class Llm:
         self.index_.load(path)
         return self
 
-    async def _run(self, query: Query, run: int, ask: Ask) -> tuple[str, ...] | None:
-        """The names of one run, None where it failed."""
+    async def _run(self, query: Query, run: int, ask: Ask) -> tuple[str, ...] | CompletionError:
+        """The names of one run, or why it failed."""
         try:
             completion = await ask(self.expert, self._question(query, run))
         except (UnknownNameError, ConfigError):
             raise
-        except RouterError:
-            return None
-        return parse_skills(completion.text) if completion.succeeded else None
+        except RouterError as failure:
+            return CompletionError(code=failure.code, message=failure.message)
+        return parse_skills(completion.text) if completion.error is None else completion.error
+
+    def _warn_of(self, failures: Sequence[CompletionError], asked: int) -> None:
+        if failures:
+            _log.warning(
+                "the llm annotator's expert %r failed in %d of %d runs, which are left out; the first: %s (%s)",
+                self.expert,
+                len(failures),
+                asked,
+                failures[0].message,
+                failures[0].code,
+            )
 
     def _question(self, query: Query, run: int) -> Query:
         text = _PROMPT.format(question=query.text)

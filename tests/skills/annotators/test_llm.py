@@ -97,10 +97,18 @@ async def test_names_below_the_floor_are_no_skills():
     [None, BudgetExceeded("spent"), ExpertTimeout("too late", expert_id="scribe")],
     ids=["data", "budget", "late"],
 )
-async def test_failed_runs_are_left_out(failure):
+async def test_failed_runs_are_left_out_with_one_warning(failure, caplog):
     ask = by_run("Keywords: algebra", failure, "Keywords: algebra", failure, failure)
     (annotation,) = await llm().annotate([QUERY], ask=ask)
     assert annotation.skills == {"algebra": 1.0}
+    (record,) = caplog.records
+    assert "'scribe' failed in 3 of 5 runs" in record.getMessage()
+    assert ("too late" if failure is None else failure.message) in record.getMessage()
+
+
+async def test_without_a_failure_nothing_is_logged(caplog):
+    await llm().annotate([QUERY], ask=ScriptedAsk(lambda query: "Keywords: algebra"))
+    assert not caplog.records
 
 
 async def test_one_querys_failure_leaves_the_others_alone():
@@ -113,6 +121,25 @@ async def test_an_expert_that_is_not_registered_is_a_broken_set_up():
     ask = ScriptedAsk(lambda query: UnknownNameError("expert", "scribe", ["other"]))
     with pytest.raises(UnknownNameError, match="scribe"):
         await llm().annotate([QUERY], ask=ask)
+
+
+async def test_a_broken_set_up_stops_the_calls_that_are_under_way():
+    stopped = []
+
+    class Slow(ScriptedAsk):
+        async def __call__(self, expert_id, query, *, is_visible=False):
+            if run_number(query) == 2:
+                await asyncio.sleep(0.01)
+                raise ConfigError("no such server")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                stopped.append(run_number(query))
+                raise
+
+    with pytest.raises(ConfigError, match="no such server"):
+        await llm().annotate([QUERY], ask=Slow(lambda query: None))
+    assert sorted(stopped) == [0, 1, 3, 4]
 
 
 async def test_names_can_be_had_before_fitting_to_label_the_fit_questions():
