@@ -2,13 +2,13 @@
 
 What counts as the same, by kind of answer:
 
-- number: the same value, however written ("1,000", "1e3", "1000.0", "2000/2"); currency, units in `\\text{}`, a leading
-  "x =" and the percent sign are dropped (so 50 % is 50, as in the usual references). Formulas are compared by
-  math-verify where it is installed.
+- number: the same value, however written ("1,000", "1e3", "1000.0", "2000/2", "1 thousand"), to 6 decimals and, below
+  0.1, to 6 significant digits; currency, units in `\\text{}`, a leading "x =" and the percent sign are dropped (so 50 %
+  is 50, as in the usual references). Formulas are compared by math-verify where it is installed.
 - choice: the same letter.
 - literal: the same text but for white space, quotes around it and a closing full stop. Case counts, because it is
-  often the very point (of 151 recorded answers to CRUX questions that differed from the reference in case alone, all
-  were wrong); only yes, no, true and false are the same in any case.
+  often the very point (what a program prints, a word to be spelt); only yes, no, true and false are the same in any
+  case.
 - json: the same value, whatever the order of keys. code: the same lines but for white space at their ends.
 - free: the same words.
 """
@@ -18,17 +18,14 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aggregators.extract import extract
-from aggregators.formulas import number_value, plain_formula, same_formula
+from aggregators.formulas import number_value, plain_formula, rounded, same_formula
 from router_service.types import AnswerKind, Completion, TaskFormat, ToolCall
 
 __all__ = ["AnswerGroup", "canonical", "group_answers", "held_answer", "same_answer"]
-
-_DECIMALS_COMPARED = 6
-"""Decimals to which a rounded number equals an exact one, the default of math-verify (`float_rounding`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +61,11 @@ def group_answers(members: Sequence[Completion], kind: AnswerKind) -> tuple[Answ
     gathered: dict[str, list[Completion]] = {}
     for member in members:
         key = _vote_key(member, kind)
-        if key is not None:
-            gathered.setdefault(_known_key(key, gathered, kind), []).append(member)
+        if key is None:
+            continue
+        if key not in gathered and kind is AnswerKind.NUMBER and not member.tool_calls:
+            key = _key_of_its_formula(member, gathered) or key
+        gathered.setdefault(key, []).append(member)
     return tuple(AnswerGroup(key=key, members=tuple(group)) for key, group in gathered.items())
 
 
@@ -76,14 +76,12 @@ def _vote_key(member: Completion, kind: AnswerKind) -> str | None:
     return None if answer is None else f"answer:{canonical(answer, kind)}"
 
 
-def _known_key(key: str, known: dict[str, list[Completion]], kind: AnswerKind) -> str:
-    if key in known or kind is not AnswerKind.NUMBER or not key.startswith("answer:"):
-        return key
-    mine = key.removeprefix("answer:")
-    for other in known:
-        if other.startswith("answer:") and same_answer(mine, other.removeprefix("answer:"), kind):
-            return other
-    return key
+def _key_of_its_formula(member: Completion, gathered: Mapping[str, Sequence[Completion]]) -> str | None:
+    """The group whose first member holds the same number in other words; as they were said, for a key is rounded."""
+    for key, (first, *_) in gathered.items():
+        if not first.tool_calls and same_answer(member.extracted or "", first.extracted or "", AnswerKind.NUMBER):
+            return key
+    return None
 
 
 def _tool_key(call: ToolCall) -> str:
@@ -96,7 +94,7 @@ def canonical(answer: str, kind: AnswerKind) -> str:
 
 
 def same_answer(a: str, b: str, kind: AnswerKind) -> bool:
-    """True where `a` and `b` are the same answer: equal keys or, for numbers, equal values or equal formulas.
+    """True where `a` and `b` are the same answer: equal keys or, for numbers, equal formulas.
 
     A formula that takes too long to compare, or that cannot be read, is the same only by its key.
     """
@@ -104,11 +102,8 @@ def same_answer(a: str, b: str, kind: AnswerKind) -> bool:
         return True
     if kind is not AnswerKind.NUMBER:
         return False
-    x, y = number_value(a), number_value(b)
-    if x is not None and y is not None:
-        is_whole = x.denominator == y.denominator == 1
-        return not is_whole and round(x, _DECIMALS_COMPARED) == round(y, _DECIMALS_COMPARED)
-    return same_formula(*sorted((a, b)))
+    are_numbers = number_value(a) is not None and number_value(b) is not None
+    return not are_numbers and same_formula(*sorted((a, b)))
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------
@@ -121,7 +116,7 @@ def _choice_key(answer: str) -> str:
 
 def _number_key(answer: str) -> str:
     value = number_value(answer)
-    return str(value) if value is not None else plain_formula(answer)
+    return str(rounded(value)) if value is not None else plain_formula(answer)
 
 
 def _literal_key(answer: str) -> str:

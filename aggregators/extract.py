@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 
+from aggregators.formulas import MAGNITUDE_WORDS
 from router_service.types import AnswerKind, TaskFormat
 
 __all__ = ["boxed", "extract", "without_thoughts"]
@@ -202,7 +203,8 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _POWER = r"(?:[eE][-+]?\d+(?![\w])|\s*(?:[×x*·]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?\s*[-+−]?\d+\s*\}?)"
 _NUMBER = re.compile(
     rf"(?<![\w.])(?P<sign>(?<![)\]}}])[-+−–](?=[\s]?[$€£¥]?[\d.]))?\s?[$€£¥]?\s?"
-    rf"(?P<body>(?:{_DIGITS}){_POWER}?(?:\s*/\s*\d+(?:\.\d+)?(?![\d/]))?)(?P<percent>\s?\\?%)?"
+    rf"(?P<body>(?:{_DIGITS}){_POWER}?(?:\s*/\s*\d+(?:\.\d+)?(?![\d/]))?)"
+    rf"(?P<magnitude>{MAGNITUDE_WORDS}+)?(?P<percent>\s?\\?%)?"
 )
 _LATEX = re.compile(r"\\(?:d?t?frac|sqrt|pi|infty|binom|begin|left)|\^|\bsqrt\(")
 _PROSE = re.compile(r"\s(?=[A-Za-z]{3,}\b)(?!\\)|[.,;](?=\s|$)")
@@ -241,11 +243,12 @@ def _first_number(statement: str) -> str | None:
 
 
 def _written(number: re.Match[str]) -> str:
-    """The number as one token: no currency, no thousands commas, an ASCII minus; a percent sign is kept."""
+    """The number as one token: no currency, no thousands commas, an ASCII minus; percent and "million" are kept."""
     sign = "-" if number["sign"] in ("-", "−", "–") else ""
     body = re.sub(r"(?<=\d),(?=\d{3})", "", number["body"]).replace("−", "-")
     body = re.sub(r"\s*(?:[×x*·]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?\s*([-+]?\d+)\s*\}?", r"e\1", body)
-    return sign + re.sub(r"\s+", "", body) + ("%" if number["percent"] else "")
+    words = " ".join(["", *(number["magnitude"] or "").lower().split()])
+    return sign + re.sub(r"\s+", "", body) + words + ("%" if number["percent"] else "")
 
 
 # --- literal, code, JSON, free -------------------------------------------------------------------------------------
