@@ -13,9 +13,8 @@ from router_service.types import RouteDecision, RouteFailure, RouteResponse, Usa
 
 __all__ = ["FinishedLine", "is_retryable", "malformed_line", "plain_line", "read_back", "request_id"]
 
-_RETRYABLE_CODES = frozenset(
-    error.code for error in (ExpertError, *ExpertError.__subclasses__()) if error.is_retryable_by_default
-)
+_EXPERT_ERRORS: tuple[type[ExpertError], ...] = (ExpertError, *ExpertError.__subclasses__())
+_RETRYABLE_CODES = frozenset(error.code for error in _EXPERT_ERRORS if error.is_retryable_by_default)
 
 
 _ANSWERED = 200
