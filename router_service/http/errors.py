@@ -12,9 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from router_service.errors import ExpertError, RouterError, UnknownNameError
+from router_service.errors import ExpertError, ExpertTimeout, RouterError, UnknownNameError
 from router_service.http.encoding import WireJson
-from router_service.types import RouteFailure
+from router_service.types import RouteFailure, Usage
 
 __all__ = [
     "ERRORS",
@@ -35,7 +35,7 @@ _PROBLEMS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorKind:
-    """How a code is answered: HTTP status, OpenAI type, and whether the same request may succeed later."""
+    """How a code is answered: HTTP status, OpenAI type, and whether to send the same request once more."""
 
     status: int
     type: str
@@ -50,7 +50,10 @@ def _tree(root: type[RouterError]) -> Iterator[type[RouterError]]:
 
 
 def _kind(error: type[RouterError]) -> ErrorKind:
-    retryable = issubclass(error, ExpertError) and error.is_retryable_by_default
+    """Sending a request once more is for the caller to decide where experts worked on it already: a timeout may be
+    paid for, and the deadline was the caller's."""
+    passes = issubclass(error, ExpertError) and error.is_retryable_by_default
+    retryable = passes and not issubclass(error, ExpertTimeout)
     return ErrorKind(status=error.http_status, type=_type(error.http_status), is_retryable=retryable)
 
 
@@ -82,6 +85,7 @@ class WireError:
     message: str
     param: str | None = None
     retry_after_s: float | None = None
+    is_paid_for: bool = False
 
     @property
     def kind(self) -> ErrorKind:
@@ -97,7 +101,7 @@ class WireError:
     @property
     def headers(self) -> dict[str, str]:
         """Whether and when to try again, as the OpenAI client reads it."""
-        headers = {"x-should-retry": str(self.kind.is_retryable).lower()}
+        headers = {"x-should-retry": str(self.kind.is_retryable and not self.is_paid_for).lower()}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(self.retry_after_s))
         return headers
@@ -107,7 +111,18 @@ def failure_error(failure: RouteFailure) -> WireError:
     """A failed query as an error; it waits for the first expert that said when to come back."""
     waits = [c.error.retry_after_s for c in failure.completions if c.error and c.error.retry_after_s is not None]
     param = "messages" if failure.code == "invalid_query" else None
-    return WireError(code=failure.code, message=failure.message, param=param, retry_after_s=min(waits, default=None))
+    return WireError(
+        code=failure.code,
+        message=failure.message,
+        param=param,
+        retry_after_s=min(waits, default=None),
+        is_paid_for=_has_cost(failure.usage),
+    )
+
+
+def _has_cost(usage: Usage) -> bool:
+    """True where something was spent, or may have been."""
+    return bool(usage.prompt_tokens or usage.completion_tokens) or usage.cost_usd != 0
 
 
 def error_response(error: WireError, extra: Mapping[str, Any] | None = None) -> WireJson:

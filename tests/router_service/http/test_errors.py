@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router_service import errors
 from router_service.http.errors import ERRORS, failure_error
+from router_service.types import Usage
 from tests.router_service.http.fakes import failure
 
 TREE = [node for node in vars(errors).values() if isinstance(node, type) and issubclass(node, errors.RouterError)]
@@ -20,8 +23,25 @@ def test_every_node_of_the_tree_is_in_the_table(node):
     )
 
 
-def test_only_what_may_succeed_later_is_retried():
-    assert {code for code, kind in ERRORS.items() if kind.is_retryable} == {"expert_timeout", "expert_unavailable"}
+def test_only_what_was_not_worked_on_and_may_succeed_later_is_sent_again():
+    assert {code for code, kind in ERRORS.items() if kind.is_retryable} == {"expert_unavailable"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "again"),
+    [
+        (Usage(), "true"),
+        (Usage(completions=2), "true"),
+        (Usage(completions=1, prompt_tokens=9), "false"),
+        (Usage(completions=1, completion_tokens=1), "false"),
+        (Usage(completions=1, cost_usd=0.1), "false"),
+        (Usage(completions=1, cost_usd=None), "false"),
+    ],
+)
+def test_what_has_cost_something_is_not_sent_again_unasked(usage, again):
+    lost = replace(failure("expert_unavailable"), usage=usage)
+    assert failure_error(lost).headers["x-should-retry"] == again
+    assert failure_error(failure("expert_timeout")).headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("node", TREE, ids=lambda node: node.__name__)
