@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import httpx
 
-from router_service._client_errors import ApiConnectionError, ErrorFacts, error_of
+from router_service._client_errors import ApiConnectionError, ApiInvalidQuery, ErrorFacts, error_of
 from router_service._client_replies import (
+    FOREIGN,
     ChatResponse,
     ModelInfo,
     RouteExplanation,
@@ -49,6 +51,16 @@ class Exchange(Generic[T]):
         """The exchange that gets the models."""
         return Exchange(Call(method="GET", path="/v1/models"), lambda body, _: models_of(body))
 
+    def content(self) -> bytes | None:
+        """The body as it is sent; raises `ApiInvalidQuery` where JSON cannot hold it."""
+        if self.call.body is None:
+            return None
+        try:
+            return json.dumps(self.call.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except (ValueError, TypeError, RecursionError) as unsayable:
+            message = f"the request cannot be written as JSON ({unsayable}); send plain texts, numbers and lists"
+            raise ApiInvalidQuery(ErrorFacts(message=message)) from unsayable
+
     def wait_after_error_s(self, error: httpx.TransportError, retry: RetryPolicy) -> float:
         """Seconds before the next try after no response came; raises `ApiConnectionError` where there is none.
 
@@ -76,7 +88,7 @@ class Exchange(Generic[T]):
         """What a good response says; `ApiConnectionError` where something else than the service answered."""
         try:
             return self._parse(response.json(), response.headers)
-        except (ValueError, KeyError, TypeError, IndexError) as foreign:
+        except FOREIGN as foreign:
             facts = ErrorFacts(
                 message=f"{response.url} answered something that is not this service's; is the base URL right?",
                 status=response.status_code,

@@ -18,7 +18,20 @@ from router_service.types import (
     Usage,
 )
 
-__all__ = ["ChatResponse", "ModelInfo", "RouteExplanation", "StreamReader", "chat_response", "models_of", "route_of"]
+__all__ = [
+    "FOREIGN",
+    "ChatResponse",
+    "ModelInfo",
+    "RouteExplanation",
+    "StreamReader",
+    "chat_response",
+    "models_of",
+    "route_of",
+]
+
+
+FOREIGN = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What reading a reply raises that is not this service's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +154,7 @@ def chat_response(body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRe
         usage=Usage(**report["usage"]),
         overhead_ms=report.get("overhead_ms"),
         request_id=headers.get("x-request-id"),
-        warnings=tuple(filter(None, headers.get("x-enlist-warnings", "").split("; "))),
+        warnings=tuple(report.get("warnings", ())),
     )
 
 
@@ -203,7 +216,7 @@ class StreamReader:
             return ""
         try:
             return self._take(json.loads(data))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as malformed:
+        except FOREIGN as malformed:
             raise self._broken("the stream holds a line that is not this service's") from malformed
 
     def _take(self, chunk: Mapping[str, Any]) -> str:
@@ -233,4 +246,8 @@ class StreamReader:
         assert self._last is not None
         reason = self._last["choices"][0]["finish_reason"]
         message = {"content": "".join(self._texts), "tool_calls": self._calls}
-        return chat_response({**self._last, "choices": [{"message": message, "finish_reason": reason}]}, self._headers)
+        whole = {**self._last, "choices": [{"message": message, "finish_reason": reason}]}
+        try:
+            return chat_response(whole, self._headers)
+        except FOREIGN as malformed:
+            raise self._broken("the stream's end is not this service's; is the base URL right?") from malformed

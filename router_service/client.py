@@ -122,14 +122,17 @@ class _Client:
         return {**self.settings.defaults, **options}
 
     def _request(self, exchange: Exchange[Any]) -> httpx.Request:
-        settings, call = self.settings, exchange.call
+        settings, call, content = self.settings, exchange.call, exchange.content()
         key = settings.api_key
+        headers = {} if content is None else {"content-type": "application/json"}
+        if key is not None:
+            headers["authorization"] = f"Bearer {key.reveal()}"
         timeout = httpx.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s))
         return httpx.Request(
             call.method,
             settings.base_url + call.path,
-            headers={} if key is None else {"authorization": f"Bearer {key.reveal()}"},
-            json=call.body,
+            headers=headers,
+            content=content,
             extensions={"timeout": timeout.as_dict()},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -263,6 +264,51 @@ def test_something_else_at_the_url_is_a_connection_error():
         for _ in range(2):
             with pytest.raises(ApiConnectionError, match="base URL"):
                 client.models()
+
+
+@pytest.mark.parametrize("body", [{"choices": [{"message": "x"}]}, {"choices": {}}, [], 5, "x", None])
+def test_a_foreign_good_reply_is_a_connection_error(body):
+    transport, _ = replying(*[httpx.Response(200, json=body)] * 3)
+    with RouterClient(transport=transport) as client:
+        for call in (client.ask, client.route):
+            with pytest.raises(ApiConnectionError, match="base URL"):
+                call(QUESTION)
+        with pytest.raises(ApiConnectionError, match="base URL"):
+            client.models()
+
+
+def test_a_foreign_end_of_a_stream_is_a_connection_error():
+    end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    transport, _ = replying(httpx.Response(200, content=end))
+    with RouterClient(transport=transport) as client, client.stream(QUESTION) as stream:
+        assert list(stream) == []
+        with pytest.raises(ApiConnectionError, match="base URL"):
+            _ = stream.response
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [("half \ud800", {}), (QUESTION, {"temperature": math.nan}), (QUESTION, {"tools": [{"function": object()}]})],
+)
+def test_what_json_cannot_hold_is_an_invalid_query_and_is_not_sent(question, options):
+    transport, requests = replying()
+    with RouterClient(transport=transport) as client:
+        with pytest.raises(ApiInvalidQuery, match="cannot be written as JSON"):
+            client.ask(question, **options)
+        with pytest.raises(ApiInvalidQuery, match="cannot be written as JSON"), client.stream(question, **options):
+            pass
+    assert requests == []
+
+
+def test_a_deadline_that_passed_is_not_paid_for_again():
+    engine = FakeEngine(Script(failure=failure("expert_timeout", "too slow")))
+    with (
+        running_server(engine) as running,
+        RouterClient(running.url) as client,
+        pytest.raises(sdk.ApiExpertTimeout),
+    ):
+        client.ask(QUESTION, budget=Budget(deadline_s=1, max_completions=1))
+    assert len(engine.queries) == 1
 
 
 @pytest.mark.parametrize(
