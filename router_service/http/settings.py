@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from router_service.config import StrictModel, parse_model
-from router_service.errors import ConfigError
+from router_service.errors import ConfigError, nearest_name
 from router_service.types import Secret
 
 __all__ = ["ServerSettings"]
 
 _PREFIX = "ENLIST_"
 _KEY_SEPARATORS = re.compile(r"[,\s]+")
+
+
+_CALLERS_KEY = f"{_PREFIX}API_KEY"
+_OTHERS = (_CALLERS_KEY, f"{_PREFIX}BASE_URL", f"{_PREFIX}CACHE", f"{_PREFIX}DATA", f"{_PREFIX}GOLDEN")
+"""Variables with our prefix that others read: the SDK, the cache folder, the tests."""
+
+_log = logging.getLogger(__name__)
 
 
 class ServerSettings(StrictModel):
@@ -57,13 +65,22 @@ class ServerSettings(StrictModel):
     def from_env(cls, environment: Mapping[str, str] | None = None, **given: object) -> ServerSettings:
         """Settings from `ENLIST_HOST`, `ENLIST_PORT`, `ENLIST_API_KEYS` and so on; what is `given` wins.
 
-        Raises `ConfigError` naming the setting whose value is not usable.
+        Raises `ConfigError` naming the setting whose value is not usable, the variable that looks like a misspelt one,
+        and `ENLIST_API_KEY` without `ENLIST_API_KEYS`: the former is what a caller sends, and keeps nobody out.
         """
         known = os.environ if environment is None else environment
+        _check_names(known, [_PREFIX + name.upper() for name in cls.model_fields])
         found: dict[str, object] = {
             name: known[variable] for name in cls.model_fields if known.get(variable := _PREFIX + name.upper())
         }
-        return parse_model(cls, found | given, "the server's settings")
+        settings = parse_model(cls, found | given, "the server's settings")
+        if known.get(_CALLERS_KEY) and not settings.api_keys and not settings.is_insecure_allowed:
+            raise ConfigError(
+                f"{_CALLERS_KEY} is the key that a caller sends, and this server has none to compare it with; set "
+                f"{_PREFIX}API_KEYS to the keys that may call, or unset {_CALLERS_KEY}, or serve everybody with "
+                f"{_PREFIX}IS_INSECURE_ALLOWED=true"
+            )
+        return settings
 
     @property
     def is_loopback(self) -> bool:
@@ -82,3 +99,17 @@ class ServerSettings(StrictModel):
                 f"listening on host {self.host!r} without keys lets everybody who reaches it spend money; set "
                 f"{_PREFIX}API_KEYS, or listen on 127.0.0.1, or allow it with {_PREFIX}IS_INSECURE_ALLOWED=true"
             )
+
+
+def _check_names(environment: Mapping[str, str], settings: Sequence[str]) -> None:
+    """Refuse a variable that looks like a misspelt setting; one like none (a pool file's, say) is only told of."""
+    own = {name.removeprefix(_PREFIX): name for name in settings}
+    for variable in environment:
+        if variable.startswith(_PREFIX) and variable not in (*settings, *_OTHERS):
+            near = nearest_name(variable.removeprefix(_PREFIX), own)
+            if near is not None:
+                raise ConfigError(
+                    f"environment variable {variable} is no setting of the server; did you mean {own[near]}? "
+                    f"Allowed: {', '.join(sorted(settings))}"
+                )
+            _log.warning("environment variable %s is no setting of the server and has no effect on it", variable)

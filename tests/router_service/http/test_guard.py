@@ -72,6 +72,25 @@ def test_settings_come_from_the_environment_and_hide_keys():
     assert "a, b" not in repr(settings) and "Secret('***')" in repr(settings)
 
 
+@pytest.mark.parametrize(("variable", "near"), [("ENLIST_API_KEYZ", "ENLIST_API_KEYS"), ("ENLIST_PROT", "ENLIST_PORT")])
+def test_a_variable_that_looks_like_a_setting_is_refused(variable, near):
+    with pytest.raises(ConfigError, match=f"{variable} is no setting .* did you mean {near}"):
+        ServerSettings.from_env({variable: "x"})
+
+
+def test_variables_of_others_are_left_alone(caplog):
+    others = {"ENLIST_CACHE": "x", "ENLIST_BASE_URL": "x", "ENLIST_SERVICE_HOST": "10.0.0.1", "HOME": "/"}
+    assert ServerSettings.from_env(others) == ServerSettings()
+    assert [record.args for record in caplog.records] == [("ENLIST_SERVICE_HOST",)]
+
+
+def test_a_callers_key_does_not_pass_for_the_servers():
+    with pytest.raises(ConfigError, match=r"ENLIST_API_KEY is the key that a caller sends.*set ENLIST_API_KEYS"):
+        ServerSettings.from_env({"ENLIST_API_KEY": "sk"})
+    assert ServerSettings.from_env({"ENLIST_API_KEY": "a", "ENLIST_API_KEYS": "a"}).api_keys == (Secret("a"),)
+    assert not ServerSettings.from_env({"ENLIST_API_KEY": "a", "ENLIST_IS_INSECURE_ALLOWED": "true"}).api_keys
+
+
 def test_a_setting_that_is_not_usable_is_named():
     with pytest.raises(ConfigError, match="port"):
         ServerSettings.from_env({"ENLIST_PORT": "many"})
