@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from router_service.http.base import EngineLike
 from router_service.http.catalogue import Catalogue
+from router_service.http.caveats import caveats_of
 from router_service.http.encoding import WireJson
 from router_service.http.errors import WireError, error_response, failure_error
 from router_service.http.health import Health
@@ -29,7 +30,7 @@ from router_service.http.reports import (
 from router_service.http.schemas import ChatRequest, RouteRequest
 from router_service.http.settings import ServerSettings
 from router_service.http.streams import AnswerStream, ChunkWriter, EventStream
-from router_service.types import Failed, Query, RouteFailure, RouteResponse
+from router_service.types import DecisionMade, Failed, Query, RouteFailure, RouteResponse
 
 __all__ = ["Door", "door_of", "router"]
 
@@ -91,10 +92,16 @@ class _Exchange:
             id=query.id, model=body.model, created=int(time.time()), includes_usage=body.includes_usage
         )
         stream = AnswerStream(
-            writer, metrics=door.metrics, scope=self.request.scope, heartbeat_s=door.settings.heartbeat_s
+            writer,
+            metrics=door.metrics,
+            scope=self.request.scope,
+            heartbeat_s=door.settings.heartbeat_s,
+            warnings_of=self._warnings,
         )
         chunks = stream.chunks(door.engine.stream([query]))
-        return EventStream(chunks, headers=self._known_headers, on_left=door.metrics.query_abandoned)
+        return EventStream(
+            chunks, headers=known_headers(query.controls, body.warnings), on_left=door.metrics.query_abandoned
+        )
 
     async def whole(self) -> Response:
         """The answer in one piece; a caller that leaves before it ends the work."""
@@ -109,8 +116,14 @@ class _Exchange:
         if isinstance(end, RouteFailure):
             return self._failed(end)
         overhead_s = self._overhead_s(end, engine_s)
-        content = chat_body(end, model=self.body.model, created=int(time.time()), overhead_s=overhead_s)
-        return WireJson(content, headers={**self._known_headers, **headers_of(end, overhead_s=overhead_s)})
+        content = chat_body(
+            end,
+            model=self.body.model,
+            created=int(time.time()),
+            overhead_s=overhead_s,
+            warnings=self._warnings(end),
+        )
+        return WireJson(content, headers={**self._headers(end), **headers_of(end, overhead_s=overhead_s)})
 
     async def explained(self) -> Response:
         """Who would be asked, and why."""
@@ -120,16 +133,21 @@ class _Exchange:
             return _LEFT
         if isinstance(made, Failed):
             return self._failed(made.failure)
-        headers = self._known_headers | decision_headers(made.decision)
+        headers = self._headers(made) | decision_headers(made.decision)
         return WireJson(route_body(made, model=self.body.model), headers=headers)
 
-    @property
-    def _known_headers(self) -> dict[str, str]:
-        return known_headers(self.query.controls, self.body.warnings)
+    def _warnings(self, end: RouteResponse | RouteFailure | DecisionMade) -> tuple[str, ...]:
+        """All that was sent and had no effect."""
+        return (*self.body.warnings, *caveats_of(self.query, end))
+
+    def _headers(self, end: RouteResponse | RouteFailure | DecisionMade) -> dict[str, str]:
+        return known_headers(self.query.controls, self._warnings(end))
 
     def _failed(self, failure: RouteFailure) -> Response:
-        response = error_response(failure_error(failure), {"enlist": report_of(failure)})
-        response.headers.update(self._known_headers | decision_headers(failure.decision))
+        response = error_response(
+            failure_error(failure), {"enlist": report_of(failure, warnings=self._warnings(failure))}
+        )
+        response.headers.update(self._headers(failure) | decision_headers(failure.decision))
         return response
 
     def _overhead_s(self, end: RouteResponse, engine_s: float) -> float:

@@ -21,6 +21,7 @@ IGNORED: Mapping[str, str] = {
     "safety_identifier": "nothing is reported to a vendor",
     "service_tier": "there is one tier",
     "store": "nothing is stored",
+    "user": "experts are not told who asks",
     "verbosity": "each expert's own settings decide",
 }
 """Parameters without influence on whether an answer is right: taken, named in `x-enlist-warnings`, with the reason."""

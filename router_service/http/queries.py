@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 
-from router_service.http.schemas import ChatRequest, EnlistOptions, WireContentPart, WireMessage, WireResponseFormat
+from router_service.http.schemas import (
+    ChatRequest,
+    EnlistOptions,
+    WireContentPart,
+    WireJsonSchema,
+    WireMessage,
+    WireResponseFormat,
+)
 from router_service.types import (
     AnswerKind,
     AudioPart,
@@ -88,12 +95,18 @@ def _part(part: WireContentPart) -> ContentPart:
 
 def _task_format(response_format: WireResponseFormat | None, enlist: EnlistOptions) -> TaskFormat:
     if response_format is not None and response_format.type != "text":
-        wanted = response_format.json_schema
-        schema = wanted.schema_ if wanted is not None else None
-        return TaskFormat(kind=AnswerKind.JSON, json_schema=None if schema is None else json.dumps(schema))
+        return TaskFormat(kind=AnswerKind.JSON, json_schema=_json_schema(response_format.json_schema))
     if enlist.options:
         return TaskFormat(kind=AnswerKind.CHOICE, options=tuple(enlist.options))
     return TaskFormat(kind=AnswerKind(enlist.answer_kind or AnswerKind.FREE))
+
+
+def _json_schema(wanted: WireJsonSchema | None) -> str | None:
+    """The whole OpenAI object, name and strictness included; None where it constrains nothing."""
+    if wanted is None or wanted.schema_ is None:
+        return None
+    given = {"name": wanted.name, "description": wanted.description, "strict": wanted.strict}
+    return json.dumps({key: value for key, value in given.items() if value is not None} | {"schema": wanted.schema_})
 
 
 def _sampling(request: ChatRequest) -> Sampling:
@@ -116,5 +129,5 @@ def _tool_choice(request: ChatRequest) -> str | None:
 
 
 def _metadata(request: ChatRequest) -> dict[str, str]:
-    known = {"user": request.user, "skills": json.dumps(request.enlist.skills) if request.enlist.skills else None}
-    return {name: value for name, value in known.items() if value is not None}
+    """What annotators may read besides the messages."""
+    return {"skills": json.dumps(request.enlist.skills)} if request.enlist.skills else {}

@@ -36,7 +36,9 @@ _UNKNOWN = "unknown"
 _HEADER_SAFE = string.punctuation.replace("%", "") + " "
 
 
-def chat_body(response: RouteResponse, *, model: str, created: int, overhead_s: float) -> dict[str, Any]:
+def chat_body(
+    response: RouteResponse, *, model: str, created: int, overhead_s: float, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """The OpenAI chat completion; `model` is the requested name, the experts' names stand in `enlist`."""
     answer = response.answer
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
@@ -50,7 +52,7 @@ def chat_body(response: RouteResponse, *, model: str, created: int, overhead_s: 
         "model": model,
         "choices": [choice],
         "usage": usage_of(response.usage),
-        "enlist": report_of(response, overhead_s=overhead_s),
+        "enlist": report_of(response, overhead_s=overhead_s, warnings=warnings),
     }
 
 
@@ -77,8 +79,13 @@ def usage_of(usage: Usage) -> dict[str, int]:
     }
 
 
-def report_of(end: RouteResponse | RouteFailure, *, overhead_s: float | None = None) -> dict[str, Any]:
-    """The `enlist` field: who was asked and what came of it. A failure says what was finished before it."""
+def report_of(
+    end: RouteResponse | RouteFailure, *, overhead_s: float | None = None, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The `enlist` field: who was asked and what came of it. A failure says what was finished before it.
+
+    `warnings` stands in it where there are any.
+    """
     report: dict[str, Any] = {"query_id": end.query_id}
     if end.annotation is not None:
         report |= _annotation(end.annotation)
@@ -90,6 +97,8 @@ def report_of(end: RouteResponse | RouteFailure, *, overhead_s: float | None = N
     report |= {"usage": _spent(end.usage), "cost_usd": end.usage.cost_usd}
     if overhead_s is not None:
         report["overhead_ms"] = round(1000 * overhead_s, 3)
+    if warnings:
+        report["warnings"] = list(warnings)
     return report
 
 

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from router_service.http.catalogue import MODEL_AUTO
 from router_service.http.parameters import IGNORED, drop_harmless, unknown_parameter
+from router_service.types import MAX_K
 
 __all__ = [
     "BudgetOptions",
@@ -17,8 +18,10 @@ __all__ = [
     "EnlistOptions",
     "RouteRequest",
     "WireContentPart",
+    "WireJsonSchema",
     "WireMessage",
     "WireModel",
+    "WireResponseFormat",
     "WireTool",
 ]
 
@@ -236,9 +239,10 @@ class EnlistOptions(WireModel):
 
     recruiter: str | None = None
     aggregator: str | None = None
-    k: int | None = Field(default=None, ge=1)
+    k: int | None = Field(default=None, ge=1, le=MAX_K)
     budget: BudgetOptions = BudgetOptions()
-    experts_allowed: list[str] = Field(default_factory=list)
+    experts_allowed: list[str] = Field(default_factory=list, min_length=1)
+    """Nobody else is asked; left out, everybody may be."""
     experts_denied: list[str] = Field(default_factory=list)
     skills: list[str] = Field(default_factory=list)
     """Skills the question is known to need; left out, the annotator says."""
@@ -275,7 +279,6 @@ class ChatRequest(WireModel):
     tools: list[WireTool] = Field(default_factory=list)
     tool_choice: Annotated[WireToolChoiceOption | None, BeforeValidator(_as_choice)] = None
     response_format: WireResponseFormat | None = None
-    user: str | None = None
     enlist: EnlistOptions = EnlistOptions()
     metadata: Any = None
     prediction: Any = None
@@ -286,6 +289,7 @@ class ChatRequest(WireModel):
     safety_identifier: Any = None
     service_tier: Any = None
     store: Any = None
+    user: Any = None
     verbosity: Any = None
 
     @classmethod
@@ -321,8 +325,10 @@ class ChatRequest(WireModel):
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each parameter that was sent and is ignored."""
-        sent = [name for name in IGNORED if getattr(self, name) not in (None, False)]
-        return tuple(f"{name} is ignored: {IGNORED[name]}" for name in sent)
+        sent = {name: reason for name, reason in IGNORED.items() if getattr(self, name) not in (None, False)}
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            sent["stream_options.include_obfuscation"] = "chunks are as long as their text"
+        return tuple(f"{name} is ignored: {reason}" for name, reason in sent.items())
 
 
 class RouteRequest(ChatRequest):

@@ -30,7 +30,7 @@ class DoorServer(uvicorn.Server):
                 port=settings.port,
                 log_level=settings.log_level,
                 server_header=False,
-                timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+                timeout_graceful_shutdown=settings.shutdown_grace_s,  # type: ignore[arg-type]  # fractions work too
             )
         )
 

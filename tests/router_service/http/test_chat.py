@@ -120,7 +120,7 @@ async def test_sampling_budget_and_controls_reach_the_query(connect):
     assert (controls.experts_allowed, controls.experts_denied) == (("ada", "bob"), ("bob",))
     assert query.budget == Budget(max_completions=5, max_cost_usd=0.5, max_output_tokens=700, deadline_s=9)
     assert json.loads(query.metadata["skills"]) == ["algebra", "geometry"]
-    assert query.metadata["user"] == "u1"
+    assert set(query.metadata) == {"skills"}
     assert (query.task_format.kind, query.task_format.options) == (AnswerKind.CHOICE, ("yes", "no"))
 
 
@@ -168,11 +168,11 @@ async def test_our_own_reply_can_be_sent_back(connect):
 
 
 async def test_response_formats_become_task_formats(connect):
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"a": {"type": ["integer", "null"], "default": None}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
     query = await asked(connect, response_format=wanted)
     assert query.task_format.kind is AnswerKind.JSON
-    assert json.loads(query.task_format.json_schema) == schema
+    assert json.loads(query.task_format.json_schema) == wanted["json_schema"]
     assert (await asked(connect, response_format={"type": "json_object"})).task_format.kind is AnswerKind.JSON
     assert (await asked(connect, response_format={"type": "text"})).task_format.kind is AnswerKind.FREE
 
@@ -212,6 +212,29 @@ async def test_an_ignored_parameter_is_named_with_the_reason(connect, name):
     reply = await ask(connect(), **{name: {"any": "thing"}})
     assert reply.status_code == 200
     assert reply.headers["x-enlist-warnings"] == f"{name} is ignored: {IGNORED[name]}"
+
+
+UNUSED = {
+    "k": ({"model": "auto/best_single", "enlist": {"k": 3}}, "enlist.k is ignored: recruiter 'best_single'"),
+    "skills": ({"enlist": {"skills": ["algebra"]}}, "enlist.skills is ignored: annotator 'fake'"),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+@pytest.mark.parametrize("case", UNUSED)
+async def test_what_the_route_did_not_use_is_named(connect, case, path):
+    changes, said = UNUSED[case]
+    async with connect() as client:
+        reply = await client.post(path, json=ASK | changes)
+    assert reply.headers["x-enlist-warnings"].startswith(said)
+    if path != "/v1/route":
+        assert [warning.startswith(said) for warning in reply.json()["enlist"]["warnings"]] == [True]
+
+
+async def test_what_the_route_used_is_not_warned_of(connect):
+    reply = await ask(connect(), model="auto/symbolic", enlist={"k": 3})
+    assert "x-enlist-warnings" not in reply.headers
+    assert "warnings" not in reply.json()["enlist"]
 
 
 def test_every_ignored_parameter_is_in_the_schema_and_no_refused_one():
@@ -265,6 +288,8 @@ BAD = {
     ),
     "options of a number": ({"enlist": {"answer_kind": "number", "options": ["1"]}}, "enlist", "'choice'"),
     "negative budget": ({"enlist": {"budget": {"deadline_s": -1}}}, "enlist.budget.deadline_s", "or equal to 0"),
+    "k of a thousand": ({"enlist": {"k": 1000}}, "enlist.k", "or equal to 64"),
+    "nobody allowed": ({"enlist": {"experts_allowed": []}}, "enlist.experts_allowed", "at least 1"),
     "k of zero": ({"enlist": {"k": 0}}, "enlist.k", "or equal to 1"),
     "lone surrogate": ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content", "surrogate"),
     "surrogate name": ({"\ud800": 1}, "\\ud800", "unknown parameter"),

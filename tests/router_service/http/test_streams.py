@@ -113,6 +113,18 @@ async def test_what_is_known_at_the_start_stands_in_the_headers(connect, changes
         assert "content-length" not in reply.headers
 
 
+async def test_what_only_the_end_knows_to_be_unused_stands_in_the_last_chunk(connect):
+    asked = STREAM | {"enlist": {"skills": ["algebra"]}, "stream_options": {"include_obfuscation": True}}
+    async with connect() as client:
+        reply = await client.post("/v1/chat/completions", json=asked)
+    assert reply.headers["x-enlist-warnings"].startswith("stream_options.include_obfuscation is ignored")
+    last = json.loads(reply.text.split("\n\n")[-3].removeprefix("data: "))
+    assert [warning.split()[0] for warning in last["enlist"]["warnings"]] == [
+        "stream_options.include_obfuscation",
+        "enlist.skills",
+    ]
+
+
 def test_the_stream_opens_at_once_and_stays_alive_while_experts_work():
     with (
         running_server(FakeEngine(Script(pause_s=0.5)), heartbeat_s=0.1) as running,
@@ -162,15 +174,19 @@ def test_leaving_in_the_middle_of_the_tokens_ends_the_work_too():
         assert engine.cancelled.wait(timeout=1.0)
 
 
-def test_a_server_that_stops_cancels_what_is_under_way():
+@pytest.mark.parametrize("grace_s", [0, 0.3])
+def test_a_server_that_stops_cancels_what_is_under_way(grace_s):
     engine = FakeEngine(Script(pause_s=30))
     with (
-        running_server(engine, shutdown_grace_s=0.2) as running,
+        running_server(engine, shutdown_grace_s=grace_s) as running,
         httpx.stream("POST", f"{running.url}/v1/chat/completions", json=STREAM) as reply,
     ):
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: let go, it would close the connection
+        next(lines)
         running.server.should_exit = True
+        asked = time.monotonic()
         assert engine.cancelled.wait(timeout=5.0)
+        assert grace_s <= time.monotonic() - asked < 0.9  # of which uvicorn itself takes up to 0.2
 
 
 async def test_closing_a_heartbeaten_stream_closes_the_events_in_their_own_task():
