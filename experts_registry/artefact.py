@@ -1,26 +1,17 @@
-"""The artefact: what `enlist profile` learnt of a pool, one folder that is replaced in one step and checked on load."""
+"""The artefact: what `enlist profile` learnt of a pool, one folder that changes in one step, checked on load."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experts_registry.profiles import (
-    ProfileSet,
-    data_fingerprint,
-    fit_profiles,
-    load_profiles,
-    merge_profiles,
-    save_profiles,
-)
+from experts_registry.profiles import ProfileSet, fit_profiles, load_profiles, profiles_text
 from experts_registry.records import outcome_lines, question_lines, read_outcomes, read_questions
 from router_service.errors import ConfigError
 from router_service.files import write_atomically
@@ -37,21 +28,19 @@ _OUTCOMES = "outcomes.jsonl"
 _FILES = (_PROFILES, _QUESTIONS, _OUTCOMES)
 _LOAD_TRIES = 5
 _PAUSE_S = 0.05
-"""A writer needs two renames to replace a folder; a reader that comes in between waits so long and looks again."""
+"""A reader whose files are replaced between two of its looks waits so long and looks again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """Profiles with the fit questions and graded outcomes behind them.
-
-    `fingerprint` is that of questions and outcomes; `created_at` is when it was saved (UTC), empty before.
+    """Profiles with the fit questions and graded outcomes behind them; `created_at` is when it was saved (UTC), empty
+    before.
     """
 
     profiles: Mapping[str, Profile]
     questions: tuple[Question, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     pool_name: str = ""
-    fingerprint: str = ""
     created_at: str = field(default="", compare=False)
 
     @classmethod
@@ -62,7 +51,6 @@ class Artefact:
             questions=tuple(questions),
             outcomes=tuple(outcomes),
             pool_name=pool_name,
-            fingerprint=data_fingerprint(outcomes, questions),
         )
 
     @property
@@ -74,94 +62,59 @@ class Artefact:
             digest.update(part.encode() + b"\x1e")
         return digest.hexdigest()
 
-    def merged(self, new: Artefact) -> Artefact:
-        """With the experts of `new` added or replaced (profiles and outcomes) and its questions added.
-
-        Raises `ConfigError` where a question id stands for different questions in the two.
-        """
-        questions = {question.id: question for question in self.questions}
-        clashes = [q.id for q in new.questions if questions.setdefault(q.id, q) != q]
-        if clashes:
-            raise ConfigError(
-                f"{len(clashes)} question id(s) stand for other questions in the artefact, for instance "
-                f"{clashes[0]!r}; profile with the artefact's own questions, or start a new one"
-            )
-        outcomes = tuple(o for o in self.outcomes if o.expert_id not in new.profiles) + new.outcomes
-        return replace(
-            self,
-            profiles=merge_profiles(self.profiles, new.profiles),
-            questions=tuple(questions.values()),
-            outcomes=outcomes,
-            fingerprint=data_fingerprint(outcomes, questions.values()),
-            created_at="",
-        )
-
     def save(self, folder: Path) -> None:
-        """Write the folder anew and put it in the old one's place; other files in the old one are kept.
+        """Put this artefact in the place of the one in `folder`, if any; other files there stay. One writer at a time.
 
-        `load` never returns half of one and half of the other.
+        The files are written beside the old ones, then `meta.json`, whose sums say which of the two belong to it, is
+        replaced: the one step from the old artefact to the new. A reader, and whoever comes after a kill at any point,
+        finds one of them whole.
         """
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
-        try:
-            new.chmod(0o755)
-            self._write(new)
-            _keep_other_files(folder, new)
-            _swap(folder, new)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-
-    def _write(self, folder: Path) -> None:
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        profiles = ProfileSet(
-            profiles=self.profiles,
-            pool_name=self.pool_name,
-            fingerprint=self.fingerprint,
-            created_at=created_at,
-        )
-        save_profiles(folder / _PROFILES, profiles)
-        write_atomically(folder / _QUESTIONS, question_lines(self.questions))
-        write_atomically(folder / _OUTCOMES, outcome_lines(self.outcomes))
+        profiles = ProfileSet(profiles=self.profiles, pool_name=self.pool_name, created_at=created_at)
+        files = {
+            _PROFILES: profiles_text(profiles).encode(),
+            _QUESTIONS: question_lines(self.questions).encode(),
+            _OUTCOMES: outcome_lines(self.outcomes).encode(),
+        }
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         meta = {
             "format_version": FORMAT_VERSION,
             "version": self.version,
             "created_at": created_at,
             "pool": self.pool_name,
-            "fingerprint": self.fingerprint,
-            "sha256": {name: _sha256(folder / name) for name in _FILES},
+            "sha256": sums,
         }
+        for name, content in files.items():
+            write_atomically(_staged(folder, name, sums[name]), content)
         write_atomically(folder / _META, json.dumps(meta, indent=1) + "\n")
+        for name, sum_ in sums.items():
+            _staged(folder, name, sum_).replace(folder / name)
+        _remove_litter(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Artefact:
         """The artefact in `folder`; raises `ConfigError` where there is none, or another format, or a damaged one."""
         problem = ""
         for attempt in range(_LOAD_TRIES):
-            if attempt and not folder.is_dir() and not list(folder.parent.glob(f".{folder.name}.*")):
-                break
-            if attempt:
-                time.sleep(_PAUSE_S)
-            try:
-                loaded = cls._read(folder)
-            except FileNotFoundError as missing:
-                problem = f"{missing.filename} is missing"
-            else:
-                if isinstance(loaded, cls):
-                    return loaded
-                problem = str(loaded)
-        raise ConfigError(f"no usable artefact in {folder}: {problem}; make one with `enlist profile`")
+            time.sleep(_PAUSE_S if attempt else 0)
+            loaded = cls._read(folder)
+            if isinstance(loaded, cls):
+                return loaded
+            problem = str(loaded)
+        raise _unusable(folder, problem)
 
     @classmethod
     def _read(cls, folder: Path) -> Artefact | str:
-        """The artefact, or what is wrong with the folder at this moment."""
-        meta = _read_meta(folder / _META)
-        changed = [name for name in _FILES if _sha256(folder / name) != meta["sha256"].get(name)]
-        if changed:
-            return f"{', '.join(changed)} changed after it was written"
+        """The artefact, or what is wrong with its files at this moment."""
+        meta = _read_meta(folder)
+        places = {name: _place(folder, name, str(meta["sha256"].get(name))) for name in _FILES}
+        found = {name: place for name, place in places.items() if place is not None}
+        if len(found) < len(places):
+            return f"{', '.join(name for name in _FILES if name not in found)} changed after it was written, or is gone"
         try:
-            profiles = load_profiles(folder / _PROFILES)
-            questions = read_questions(folder / _QUESTIONS)
-            outcomes = read_outcomes(folder / _OUTCOMES)
+            profiles = load_profiles(found[_PROFILES])
+            questions = read_questions(found[_QUESTIONS])
+            outcomes = read_outcomes(found[_OUTCOMES])
         except ConfigError as problem:
             return problem.message
         artefact = cls(
@@ -169,18 +122,25 @@ class Artefact:
             questions=tuple(questions),
             outcomes=tuple(outcomes),
             pool_name=profiles.pool_name,
-            fingerprint=profiles.fingerprint,
             created_at=profiles.created_at,
         )
         return artefact if artefact.version == meta["version"] else "it was replaced while it was read"
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
+def _unusable(folder: Path, problem: str) -> ConfigError:
+    return ConfigError(f"no usable artefact in {folder}: {problem}; make one with `enlist profile`")
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / _META
     try:
-        meta = json.loads(text)
+        meta = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise _unusable(folder, f"{path} is missing") from None
+    except OSError as unreadable:
+        raise _unusable(folder, f"cannot read {path} ({unreadable.strerror})") from None
     except ValueError as damaged:
-        raise ConfigError(f"{path} is damaged: {damaged}; make the artefact again with `enlist profile`") from None
+        raise _unusable(folder, f"{path} is damaged ({damaged})") from None
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if version != FORMAT_VERSION or not isinstance(meta.get("sha256"), dict) or "version" not in meta:
         raise ConfigError(
@@ -190,23 +150,25 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _staged(folder: Path, name: str, sum_: str) -> Path:
+    """Where a file lies from before `meta.json` is replaced until the file takes its own name."""
+    return folder / f".{name}.{sum_[:16]}"
 
 
-def _keep_other_files(old: Path, new: Path) -> None:
-    if not old.is_dir():
-        return
-    for path in old.iterdir():
-        if path.is_file() and not (new / path.name).exists():
-            shutil.copy2(path, new / path.name)
+def _place(folder: Path, name: str, sum_: str) -> Path | None:
+    """The file with this content: under its own name, or still staged after a kill; None where there is neither."""
+    for path in (folder / name, _staged(folder, name, sum_)):
+        try:
+            if hashlib.sha256(path.read_bytes()).hexdigest() == sum_:
+                return path
+        except OSError:
+            continue
+    return None
 
 
-def _swap(folder: Path, new: Path) -> None:
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
-    folder.rename(old / folder.name)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _remove_litter(folder: Path) -> None:
+    """What killed writers left: files that were staged, and what `write_atomically` had begun."""
+    for name in (*_FILES, _META):
+        for pattern in (f".{name}.*", f"..{name}.*"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)

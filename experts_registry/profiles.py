@@ -1,9 +1,8 @@
-"""Fits profiles from graded outcomes, merges them expert by expert, and keeps them in versioned JSON files."""
+"""Fits profiles from graded outcomes, and keeps them in versioned JSON files."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -16,10 +15,9 @@ from pydantic import Field
 
 from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError
-from router_service.files import write_atomically
 from router_service.types import Outcome, Profile, Question, Tally
 
-__all__ = ["ProfileSet", "data_fingerprint", "fit_profiles", "load_profiles", "merge_profiles", "save_profiles"]
+__all__ = ["ProfileSet", "fit_profiles", "load_profiles", "profiles_text"]
 
 FORMAT_VERSION = 1
 
@@ -28,11 +26,10 @@ _Grades = defaultdict[str, list[float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileSet:
-    """Profiles by expert id, with where they come from: the pool, the data's fingerprint, the time of fitting (UTC)."""
+    """Profiles by expert id, with where they come from: the pool, the time of fitting (UTC)."""
 
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     pool_name: str = ""
-    fingerprint: str = ""
     created_at: str = ""
 
 
@@ -83,21 +80,6 @@ def _tallies(grades: Mapping[str, Sequence[float]]) -> dict[str, Tally]:
     return {name: _tally(grades[name]) for name in sorted(grades)}
 
 
-def merge_profiles(known: Mapping[str, Profile], new: Mapping[str, Profile]) -> dict[str, Profile]:
-    """`known` with the experts of `new` added or replaced; every other profile stays as it is."""
-    return {**known, **new}
-
-
-def data_fingerprint(outcomes: Iterable[Outcome], questions: Iterable[Question]) -> str:
-    """A short hash of what profiles are fitted from; rows in another order give the same one."""
-    rows = [f"q\x1f{q.id}\x1f{q.category}\x1f{q.skills!r}" for q in questions]
-    rows += [f"o\x1f{o.question_id}\x1f{o.expert_id}\x1f{o.sample}\x1f{o.correct!r}" for o in outcomes]
-    digest = hashlib.blake2b(digest_size=8)
-    for row in sorted(rows):
-        digest.update(row.encode(errors="surrogatepass") + b"\x1e")
-    return digest.hexdigest()
-
-
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -111,25 +93,27 @@ class _ProfileFile(StrictModel):
     format_version: Literal[1]
     created_at: str
     pool: str
-    fingerprint: str
+    fingerprint: str = ""  # earlier files have one, which nobody reads
     profiles: dict[str, _ProfileEntry]
 
 
-def save_profiles(path: Path, profiles: ProfileSet) -> None:
-    """Write a profile file; whoever reads it meanwhile sees the old one whole. An empty `created_at` becomes now."""
+def profiles_text(profiles: ProfileSet) -> str:
+    """The content of a profile file, for `load_profiles`; an empty `created_at` becomes now.
+
+    ASCII, for half a surrogate pair in a skill's name has no UTF-8.
+    """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     content = {
         "format_version": FORMAT_VERSION,
         "created_at": profiles.created_at or now,
         "pool": profiles.pool_name,
-        "fingerprint": profiles.fingerprint,
         "profiles": {expert_id: _as_json(profile) for expert_id, profile in profiles.profiles.items()},
     }
-    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    return json.dumps(content, indent=1) + "\n"
 
 
 def load_profiles(path: Path) -> ProfileSet:
-    """The profiles in a file of `save_profiles`; raises `ConfigError` for another version or a damaged file."""
+    """The profiles in a file with `profiles_text`; raises `ConfigError` for another version or a damaged file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -148,7 +132,6 @@ def load_profiles(path: Path) -> ProfileSet:
     return ProfileSet(
         profiles={expert_id: _as_profile(expert_id, entry) for expert_id, entry in file.profiles.items()},
         pool_name=file.pool,
-        fingerprint=file.fingerprint,
         created_at=file.created_at,
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,9 @@ from router_service.errors import ConfigError
 from router_service.types import Outcome, Question
 
 QUESTIONS = tuple(Question(id=f"q{i}", text=f"text {i}", skills=("s",), category="c") for i in range(3))
+
+
+FILES = ("meta.json", "outcomes.jsonl", "profiles.json", "questions.jsonl")
 
 
 def outcomes(expert_id, grade):
@@ -47,22 +52,6 @@ def test_saving_again_keeps_other_files_and_leaves_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["artefact"]
 
 
-def test_merging_adds_an_expert_and_changes_no_other():
-    first = artefact("a")
-    both = first.merged(artefact("b", 0.0))
-    assert both.profiles["a"] == first.profiles["a"] and both.profiles["b"].overall.wins == 0
-    assert both.questions == QUESTIONS and len(both.outcomes) == 6
-    assert both == Artefact.fit(both.outcomes, QUESTIONS, pool_name="p")
-    again = both.merged(artefact("b", 1.0))
-    assert again.profiles["b"].overall.wins == 3 and len(again.outcomes) == 6
-
-
-def test_merging_other_questions_under_the_same_ids_is_refused():
-    other = Artefact.fit((), (Question(id="q0", text="another"),), pool_name="p")
-    with pytest.raises(ConfigError, match="'q0'"):
-        artefact().merged(other)
-
-
 def test_a_missing_damaged_or_foreign_folder_is_refused(tmp_path):
     folder = tmp_path / "artefact"
     with pytest.raises(ConfigError, match=r"meta\.json is missing.*enlist profile"):
@@ -76,9 +65,64 @@ def test_a_missing_damaged_or_foreign_folder_is_refused(tmp_path):
     (folder / "meta.json").write_text(json.dumps({**meta, "format_version": 2}))
     with pytest.raises(ConfigError, match=r"format 2.*reads 1"):
         Artefact.load(folder)
-    (folder / "meta.json").write_text("{")
-    with pytest.raises(ConfigError, match="damaged"):
-        Artefact.load(folder)
+    for damage in (b"{", b"\xff\xfe"):
+        (folder / "meta.json").write_bytes(damage)
+        with pytest.raises(ConfigError, match="damaged"):
+            Artefact.load(folder)
+
+
+def test_a_wrong_path_says_what_it_is(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"artefact in .*file: cannot read .*enlist profile"):
+        Artefact.load(tmp_path / "file")
+    (tmp_path / "folder" / "meta.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"artefact in .*folder: cannot read"):
+        Artefact.load(tmp_path / "folder")
+
+
+def test_a_skill_with_half_a_surrogate_pair_can_be_saved(tmp_path):
+    odd = tuple(replace(question, skills=("half \ud800",)) for question in QUESTIONS)
+    saved = Artefact.fit(outcomes("a", 1.0), odd, pool_name="p")
+    saved.save(tmp_path / "artefact")
+    assert Artefact.load(tmp_path / "artefact") == saved
+
+
+def save_and_die(new, folder, renames):
+    """Save in a process of its own that is killed at the rename after so many; returns whether it came that far."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = iter(range(renames))
+    real = os.replace, os.rename
+
+    def counted(call):
+        return lambda *paths: call(*paths) if next(left, None) is not None else os._exit(9)
+
+    os.replace, os.rename = (counted(call) for call in real)
+    try:
+        new.save(folder)
+    finally:
+        os._exit(0)
+
+
+def test_a_kill_at_any_rename_leaves_the_old_one_or_the_new_one(tmp_path):
+    old, new = artefact("a"), artefact("b", 0.0)
+    fates = []
+    for renames in range(20):
+        folder = tmp_path / str(renames) / "artefact"
+        old.save(folder)
+        (folder / "profiling.jsonl").write_text("what was asked since")
+        if not save_and_die(new, folder, renames):
+            break
+        left = Artefact.load(folder)
+        fates.append(left == new)
+        assert left in (old, new)
+        assert (folder / "profiling.jsonl").read_text() == "what was asked since"
+        new.save(folder)
+        assert Artefact.load(folder) == new
+        assert {path.name for path in folder.iterdir()} == {*FILES, "profiling.jsonl"}
+        assert [path.name for path in folder.parent.iterdir()] == ["artefact"]
+    assert fates == sorted(fates) and set(fates) == {False, True}
 
 
 def test_a_reader_never_sees_half_of_one(tmp_path):
