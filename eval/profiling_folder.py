@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +14,14 @@ from types import TracebackType
 from typing import BinaryIO
 
 from experts_registry.artefact import Artefact
-from experts_registry.files import write_atomically
-from experts_registry.records import append_outcomes, read_outcomes, read_questions, write_questions
+from experts_registry.records import append_outcomes, read_outcomes, read_questions, write_outcomes, write_questions
 from router_service.errors import ConfigError
+from router_service.files import write_atomically
 from router_service.types import Completion, Expert, Outcome, Question
 
 __all__ = ["TEXTS_FILE", "OutcomeKey", "ProfilingFolder", "recorded_completions"]
+
+_log = logging.getLogger(__name__)
 
 OutcomeKey = tuple[str, str, int]
 """Expert id, question id, sample: what is asked once and never again."""
@@ -40,13 +43,13 @@ class ProfilingFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.resolve()
         self._lock: BinaryIO | None = None
         self._known: dict[OutcomeKey, Outcome] = {}
 
     def __enter__(self) -> ProfilingFolder:
         self.path.mkdir(parents=True, exist_ok=True)
-        place = self.path.with_name(f".{self.path.name}{_LOCK}")
+        place = self.path.parent / f".{self.path.name}{_LOCK}"
         lock = place.open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +93,9 @@ class ProfilingFolder:
         if changed:
             self._forget(changed, artefact, pool_name)
             artefact = self._artefact()
-        write_questions(self.path / _QUESTIONS, questions)
+        merged = {question.id: question for question in (*self._earlier_questions(), *questions)}
+        write_questions(self.path / _QUESTIONS, merged.values())
+        _end_last_line(self.path / TEXTS_FILE)
         write_atomically(self.path / _EXPERTS, json.dumps({**stored, **now}, indent=1, sort_keys=True) + "\n")
         outcomes = (*(artefact.outcomes if artefact else ()), *self._journal())
         self._known = {_key(outcome): outcome for outcome in outcomes}
@@ -105,9 +110,15 @@ class ProfilingFolder:
         self._known[_key(outcome)] = outcome
 
     def finish(self, questions: Sequence[Question], *, pool_name: str) -> Artefact:
-        """Fit profiles on everything known and save the artefact; the new outcomes' file is then no longer needed."""
+        """Fit profiles on everything known and save the artefact; the new outcomes' file is then no longer needed.
+
+        Questions that only an earlier, killed run was given are part of it as far as they were answered.
+        """
         artefact = self._artefact()
-        merged = {question.id: question for question in (*(artefact.questions if artefact else ()), *questions)}
+        answered = {outcome.question_id for outcome in self._known.values()}
+        earlier = [question for question in self._earlier_questions() if question.id in answered]
+        known = (*(artefact.questions if artefact else ()), *earlier, *questions)
+        merged = {question.id: question for question in known}
         fitted = _fit(self._known.values(), list(merged.values()), pool_name)
         fitted.save(self.path)
         for name in (_JOURNAL, _QUESTIONS):
@@ -135,9 +146,7 @@ class ProfilingFolder:
 
     def _forget(self, expert_ids: set[str], artefact: Artefact | None, pool_name: str) -> None:
         kept = [outcome for outcome in self._journal() if outcome.expert_id not in expert_ids]
-        (self.path / _JOURNAL).unlink(missing_ok=True)
-        if kept:
-            append_outcomes(self.path / _JOURNAL, kept)
+        write_outcomes(self.path / _JOURNAL, kept)
         if artefact is not None:
             outcomes = [outcome for outcome in artefact.outcomes if outcome.expert_id not in expert_ids]
             _fit(outcomes, artefact.questions, pool_name).save(self.path)
@@ -159,17 +168,36 @@ def recorded_completions(path: Path, outcomes: Iterable[Outcome]) -> dict[str, l
     return completions
 
 
+def _end_last_line(path: Path) -> None:
+    """Let the next text start a line of its own: half a line of a killed writer goes, for its outcome went too."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        data = file.read()
+        last = data.rsplit(b"\n", 1)[-1]
+        if last and _text_in(last) is None:
+            file.truncate(len(data) - len(last))
+        elif last:
+            file.write(b"\n")
+
+
 def _texts(path: Path) -> dict[OutcomeKey, str]:
-    """The last text of each key; a line that a kill tore is left out, for its outcome was not kept either."""
-    texts: dict[OutcomeKey, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-            expert_id, question_id, sample = record["key"]
-            texts[expert_id, question_id, sample] = record["text"]
-        except (ValueError, TypeError, KeyError):
-            continue
-    return texts
+    """The last text of each key; a line that cannot be read is left out, with a warning if it is not the last one."""
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    read = [_text_in(line) for line in lines]
+    lost = sum(1 for line, text in zip(lines[:-1], read, strict=False) if line.strip() and text is None)
+    if lost:
+        _log.warning("%s: %d lines cannot be read; the extracted answer stands in for each of these texts", path, lost)
+    return dict(text for text in read if text is not None)
+
+
+def _text_in(line: bytes) -> tuple[OutcomeKey, str] | None:
+    try:
+        record = json.loads(line)
+        expert_id, question_id, sample = record["key"]
+        return (expert_id, question_id, sample), record["text"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _fit(outcomes: Iterable[Outcome], questions: Sequence[Question], pool_name: str) -> Artefact:

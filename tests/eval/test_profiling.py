@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,76 @@ async def test_what_was_said_is_kept_for_choosing_an_aggregator(tmp_path):
     (tmp_path / "out" / TEXTS_FILE).unlink()
     without = recorded_completions(tmp_path / "out", report.artefact.outcomes)
     assert {c.expert_id: c.text for c in without["fours-0"]} == {"4": "4", "7": "7", "x": ""}
+
+
+async def test_a_cut_profiling_can_be_followed_by_other_questions(tmp_path):
+    with pytest.raises(PowerCut):
+        await run(tmp_path / "out", questions=QUESTIONS[:5], cut_after=7)
+    report = await run(tmp_path / "out", questions=QUESTIONS[5:])
+    assert {question.id for question in report.artefact.questions} == {
+        *(outcome.question_id for outcome in report.artefact.outcomes)
+    }
+    assert len(report.artefact.outcomes) == 7 + 15
+    backend = Fake()
+    report = await run(tmp_path / "out", backend=backend)
+    assert (len(backend.asked), report.n_known) == (8, 22)
+
+
+async def test_questions_of_a_cut_run_that_nobody_answered_are_not_learnt(tmp_path):
+    with pytest.raises(PowerCut):
+        await run(tmp_path / "out", questions=QUESTIONS[:5], cut_after=0)
+    report = await run(tmp_path / "out", questions=QUESTIONS[5:])
+    assert report.artefact.questions == QUESTIONS[5:]
+
+
+async def test_a_changed_expert_in_a_cut_profiling_takes_nobody_elses_outcomes_along(tmp_path):
+    with pytest.raises(PowerCut):
+        await run(tmp_path / "out", cut_after=29)
+    changed = replace(POOL, experts=(replace(POOL.experts[0], persona="Be brief."), *POOL.experts[1:]))
+    backend = Fake()
+    with pytest.raises(PowerCut):
+        await run(tmp_path / "out", backend=backend, pool=changed, cut_after=19)
+    report = await run(tmp_path / "out", backend=backend, pool=changed)
+    assert len(report.artefact.outcomes) == 30
+    assert sum(expert_id != "4" for expert_id, _ in backend.asked) == 1
+
+
+@pytest.mark.parametrize("torn", [b'{"key": ["4", "fours', b'{"key": ["4", "fours-1", 0], "text": "\xe2\x80'])
+async def test_a_torn_text_takes_no_other_along(tmp_path, caplog, torn):
+    with pytest.raises(PowerCut):
+        await run(tmp_path / "out", cut_after=13)
+    with (tmp_path / "out" / TEXTS_FILE).open("ab") as file:
+        file.write(torn)
+    report = await run(tmp_path / "out")
+    completions = recorded_completions(tmp_path / "out", report.artefact.outcomes)
+    assert {c.text for said in completions.values() for c in said} == {f"I say {name}." for name in "47x"}
+    assert not caplog.records
+
+
+async def test_a_text_may_hold_any_line_break_and_lost_ones_are_counted(tmp_path, caplog):
+    class Wordy(Fake):
+        async def complete(self, expert, batch):
+            async for completion in super().complete(expert, batch):
+                yield replace(completion, text=f"one\u2028two\x85three\nfour \udc80 {expert.id}")
+
+    report = await run(tmp_path / "out", backend=Wordy())
+    completions = recorded_completions(tmp_path / "out", report.artefact.outcomes)
+    assert completions["fours-0"][0].text == "one\u2028two\x85three\nfour \udc80 4"
+    assert not caplog.records
+    path = tmp_path / "out" / TEXTS_FILE
+    first, second, *others, last = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first[:9], second[:9], *others, last[:9]]))
+    recorded_completions(tmp_path / "out", report.artefact.outcomes)
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "2 lines cannot be read; the extracted answer stands in for each of these texts"
+    ]
+
+
+async def test_the_folder_one_stands_in_can_be_profiled_into(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    await run(Path())
+    assert len(Artefact.load(tmp_path / "out").outcomes) == 30
 
 
 async def test_another_question_under_a_known_id_is_an_error(tmp_path):
