@@ -30,8 +30,6 @@ class CachedEmbedder:
         self._capacity = capacity
         self._vectors: OrderedDict[bytes, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
-        self._hits = 0
-        self._misses = 0
 
     @property
     def dimension(self) -> int:
@@ -42,16 +40,6 @@ class CachedEmbedder:
     def fingerprint(self) -> str:
         """That of the embedder inside: remembering changes no vector."""
         return self._inner.fingerprint
-
-    @property
-    def hits(self) -> int:
-        """Texts answered from memory so far."""
-        return self._hits
-
-    @property
-    def misses(self) -> int:
-        """Texts that had to be embedded so far."""
-        return self._misses
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -77,9 +65,6 @@ class CachedEmbedder:
                 if key in self._vectors:
                     self._vectors.move_to_end(key)
                     found[key] = self._vectors[key]
-                    self._hits += 1
-                else:
-                    self._misses += 1
         return found
 
     def _remember(self, fresh: dict[bytes, npt.NDArray[np.float32]]) -> None:

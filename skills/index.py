@@ -65,12 +65,9 @@ class SkillIndex:
         nearest = dict(zip(unknown, self._nearest(unknown), strict=True)) if skills else {}
         return [_match(name, known, nearest=nearest.get(name), floor=floor) for name in names]
 
-    def weights(self, names: Sequence[str], floor: float = 0.0) -> dict[str, float]:
-        """How often each known skill is hit: two names that snap to one skill give it weight 2, as released."""
-        return self.weights_of_each([names], floor)[0]
-
     def weights_of_each(self, names_of_each: Sequence[Sequence[str]], floor: float = 0.0) -> list[dict[str, float]]:
-        """`weights` of every list, with one embedding call for all."""
+        """How often each known skill is hit, for every list, with one embedding call for all: two names that snap to one
+        skill give it weight 2, as released."""
         matches = iter(self.match([name for names in names_of_each for name in names], floor))
         return [_weights([next(matches) for _ in names]) for names in names_of_each]
 

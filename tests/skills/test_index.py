@@ -51,14 +51,14 @@ def test_below_the_floor_the_nearest_is_reported_but_not_taken():
 
 
 def test_two_names_on_one_skill_count_twice():
-    assert fitted().weights(["algebra", "algebras", "virology"]) == {"algebra": 2.0, "virology": 1.0}
-    assert fitted().weights(["algebra", "algebra"]) == {"algebra": 2.0}
+    assert fitted().weights_of_each([["algebra", "algebras", "virology"]]) == [{"algebra": 2.0, "virology": 1.0}]
+    assert fitted().weights_of_each([["algebra", "algebra"]]) == [{"algebra": 2.0}]
 
 
 def test_weights_of_each_equal_weights_one_by_one():
     lists = [["algebra", "taxes"], [], ["law", "law of property"], ["zzz"]]
     index = fitted()
-    assert index.weights_of_each(lists, 0.2) == [index.weights(names, 0.2) for names in lists]
+    assert index.weights_of_each(lists, 0.2) == [index.weights_of_each([names], 0.2)[0] for names in lists]
 
 
 @settings(deadline=None, max_examples=30)
