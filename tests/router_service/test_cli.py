@@ -284,6 +284,24 @@ def test_a_batch_says_which_failures_can_be_asked_again_and_asks_them(enlist, wo
     assert (work / "out.jsonl").read_bytes().splitlines()[1] == good
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [((), "command to go on"), (("--restart",), "without --restart to go on")]
+)
+def test_an_interrupted_batch_says_how_it_goes_on(work, options, said):
+    (work / "experts.yaml").write_text("experts: [{id: snail, model: m, backend: echo, options: {latency_s: 60}}]")
+    (work / "in.jsonl").write_text('{"id": 1, "question": "?"}\n')
+    command = [sys.executable, "-m", "router_service.cli", "batch", "in.jsonl", "out.jsonl", *options, *ENGINE]
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        deadline = time.monotonic() + 30
+        while not (work / "out.jsonl.journal").exists():
+            assert time.monotonic() < deadline, "the batch did not begin"
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        assert run.stderr is not None
+        assert said in run.stderr.read().decode()
+    assert run.returncode == 130
+
+
 # --- pool ----------------------------------------------------------------------------------------------------------
 
 
