@@ -285,7 +285,7 @@ def test_a_batch_says_which_failures_can_be_asked_again_and_asks_them(enlist, wo
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [((), "command to go on"), (("--restart",), "without --restart to go on")]
+    ("options", "said"), [((), "command again to go on"), (("--restart",), "without --restart to go on")]
 )
 def test_an_interrupted_batch_says_how_it_goes_on(work, options, said):
     (work / "experts.yaml").write_text("experts: [{id: snail, model: m, backend: echo, options: {latency_s: 60}}]")
