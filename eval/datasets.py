@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from experts_registry.pool import Pool
+from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.types import AnswerKind, Expert, Outcome, Prices, Question
 
@@ -49,8 +52,8 @@ class Dataset:
     questions: tuple[Question, ...]
     pools: Mapping[str, tuple[str, ...]]
     prices: Mapping[str, Prices] = field(default_factory=dict)
-    recorded: Mapping[tuple[str, str], Outcome] = field(default_factory=dict, repr=False)
-    """What was recorded, by question id and model (first sample)."""
+    recorded: Mapping[tuple[str, str], tuple[Outcome, ...]] = field(default_factory=dict, repr=False)
+    """What was recorded, by question id and model: the samples in order."""
 
     @property
     def has_skills(self) -> bool:
@@ -80,15 +83,40 @@ class Dataset:
         return Pool(name=name, experts=experts)
 
     def outcomes(self, questions: Iterable[Question], models: Sequence[str]) -> tuple[Outcome, ...]:
-        """One outcome per question and model; a missing one is wrong and cost nothing."""
+        """Every recorded sample of each question and model; a missing one is wrong and cost nothing."""
         return tuple(
-            self.recorded.get((question.id, model)) or self._missing(question, model)
+            outcome
             for question in questions
             for model in models
+            for outcome in self.recorded.get((question.id, model)) or (self._missing(question, model),)
         )
+
+    def outcome(self, question_id: str, model: str, *, sample: int) -> Outcome | None:
+        """What the backend `replay` says there: too few samples are repeated in turn; None where there is none."""
+        samples = self.recorded.get((question_id, model))
+        return samples[sample % len(samples)] if samples else None
 
     def _missing(self, question: Question, model: str) -> Outcome:
         return Outcome(dataset=self.name, split=question.split, question_id=question.id, expert_id=model, cost_usd=0.0)
+
+
+class _Price(StrictModel):
+    usd_per_mtok_in: float = Field(ge=0, allow_inf_nan=False)
+    usd_per_mtok_out: float = Field(ge=0, allow_inf_nan=False)
+    basis: str = ""
+
+
+class _Card(StrictModel):
+    """What `dataset.json` may hold; where the data come from is for people to read."""
+
+    name: str = ""
+    pools: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    prices: dict[str, _Price] = Field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+    splits: dict[str, int] = Field(default_factory=dict)
+    n_models: int | None = None
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -98,37 +126,29 @@ def load_dataset(folder: Path) -> Dataset:
             f"no dataset folder at {folder}; it must hold questions.parquet, outcomes.parquet, dataset.json"
         )
     card = _read_card(folder / "dataset.json")
-    name = str(card.get("name") or folder.name)
+    name = card.name or folder.name
     questions = _questions(folder / "questions.parquet")
-    splits = {question.id: question.split for question in questions}
-    recorded = {
-        (row["question_id"], row["model"]): _outcome(name, splits[row["question_id"]], row)
-        for row in _rows(folder / "outcomes.parquet", _OUTCOME_COLUMNS)
-        if row["sample"] == 0 and row["question_id"] in splits
-    }
     return Dataset(
         name=name,
         folder=folder,
         questions=questions,
-        pools={pool: tuple(models) for pool, models in card.get("pools", {}).items()},
+        pools=card.pools,
         prices={
-            model: Prices(input_usd_per_mtok=price["usd_per_mtok_in"], output_usd_per_mtok=price["usd_per_mtok_out"])
-            for model, price in card.get("prices", {}).items()
+            model: Prices(input_usd_per_mtok=price.usd_per_mtok_in, output_usd_per_mtok=price.usd_per_mtok_out)
+            for model, price in card.prices.items()
         },
-        recorded=recorded,
+        recorded=_recorded(folder / "outcomes.parquet", name, {question.id: question.split for question in questions}),
     )
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: Path) -> _Card:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing:
         raise ConfigError(f"{path.parent} is not a dataset: it has no {path.name}") from missing
     except (OSError, ValueError) as malformed:
         raise ConfigError(f"{path} is not readable as JSON: {malformed}") from malformed
-    if not isinstance(card, dict):
-        raise ConfigError(f"{path} must hold one JSON object (source, licence, pools, prices)")
-    return card
+    return parse_model(_Card, card, str(path))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -181,16 +201,40 @@ def _question(path: Path, row: Mapping[str, Any]) -> Question:
     )
 
 
-def _outcome(dataset: str, split: str, row: Mapping[str, Any]) -> Outcome:
+def _recorded(path: Path, dataset: str, splits: Mapping[str, str]) -> dict[tuple[str, str], tuple[Outcome, ...]]:
+    """The outcomes of the questions in `splits`, by question and model, each one's samples in order."""
+    recorded: dict[tuple[str, str], tuple[Outcome, ...]] = {}
+    for row in sorted(_rows(path, _OUTCOME_COLUMNS), key=lambda row: row["sample"] or 0):
+        question_id, model = row["question_id"], row["model"]
+        if question_id not in splits:
+            continue
+        earlier = recorded.get((question_id, model), ())
+        outcome = _outcome(path, row, dataset=dataset, split=splits[question_id])
+        if earlier and earlier[-1].sample == outcome.sample:
+            raise ConfigError(
+                f"{path} holds sample {outcome.sample} of model {model!r} on question {question_id!r} twice; "
+                "number the samples of a model from 0"
+            )
+        recorded[question_id, model] = (*earlier, outcome)
+    return recorded
+
+
+def _outcome(path: Path, row: Mapping[str, Any], *, dataset: str, split: str) -> Outcome:
     """One recorded row; a grade that was not recorded counts as wrong, like a missing outcome."""
+    correct = row["correct"] or 0.0
+    if not isinstance(correct, int | float) or not 0 <= correct <= 1:
+        raise ConfigError(
+            f"{path}: model {row['model']!r} on question {row['question_id']!r} has correct = {correct!r}; "
+            "a grade is a number from 0 (wrong) to 1 (right)"
+        )
     return Outcome(
         dataset=dataset,
         split=split,
         question_id=row["question_id"],
         expert_id=row["model"],
-        sample=row["sample"],
+        sample=row["sample"] or 0,
         extracted=row["pred"],
-        correct=row["correct"] or 0.0,
+        correct=float(correct),
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
         cost_usd=row["cost_usd"],

@@ -30,7 +30,16 @@ from router_service.types import (
 )
 from skills.base import EMBEDDERS, Embedder
 
-__all__ = ["ReplayPlan", "ReplayResult", "ReplayRow", "disagreements", "remarks", "replay", "usable_embedder"]
+__all__ = [
+    "ReplayPlan",
+    "ReplayResult",
+    "ReplayRow",
+    "Unanswered",
+    "disagreements",
+    "remarks",
+    "replay",
+    "usable_embedder",
+]
 
 _FIT, _TEST = "fit", "test"
 _FAST_EMBEDDER, _PLAIN_EMBEDDER = "minilm_onnx", "hashing"
@@ -78,13 +87,32 @@ class ReplayRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered:
+    """How many questions got no answer, and how many of these were graded 0; the others count as recorded."""
+
+    count: int = 0
+    n_wrong: int = 0
+
+    @property
+    def judged(self) -> str:
+        """How they count, in words."""
+        if self.n_wrong == self.count:
+            return "all count as wrong"
+        return f"{self.n_wrong} count as wrong, the others as they were recorded"
+
+    def with_one(self, grade: float) -> Unanswered:
+        """One question more, graded `grade`."""
+        return Unanswered(count=self.count + 1, n_wrong=self.n_wrong + (grade == 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayResult:
     """A row with the grade of each test question, in the dataset's order, for paired comparisons; and the failures."""
 
     row: ReplayRow
     grades: tuple[float, ...]
-    failures: Mapping[str, int]
-    """How many questions got no answer, by error code; they count as wrong."""
+    failures: Mapping[str, Unanswered]
+    """By error code."""
 
 
 async def replay(dataset: Dataset, plan: ReplayPlan, *, on_progress: Progress | None = None) -> list[ReplayResult]:
@@ -130,11 +158,10 @@ def remarks(dataset: Dataset, plan: ReplayPlan, results: Sequence[ReplayResult])
     """What a reader of the rows should know: questions without any answer, and what was recorded otherwise."""
     said = []
     for result in results:
-        for code, count in result.failures.items():
+        for code, failed in result.failures.items():
             row = result.row
             strategy = f"{row.pool}, {row.recruiter}, {row.aggregator}, k = {row.k}"
-            counted = " and count as wrong" if dataset.has_answers else ""
-            said.append(f"{strategy}: {count} of {row.n} questions got no answer ({code}){counted}")
+            said.append(f"{strategy}: {failed.count} of {row.n} questions got no answer ({code}); {failed.judged}")
     if not dataset.has_answers:
         said.append(
             "the dataset records who was right, not always what was said: a panel without a readable answer is judged "
@@ -207,10 +234,10 @@ async def _judge(engine: Engine, dataset: Dataset, controls: RouteControls, *, s
     questions = dataset.split(_TEST)
     ends = await engine.run([_query(question, controls, seed) for question in questions])
     grades = tuple(_grade(dataset, question, end) for question, end in zip(questions, ends, strict=True))
-    failures: dict[str, int] = {}
-    for end in ends:
+    failures: dict[str, Unanswered] = {}
+    for end, points in zip(ends, grades, strict=True):
         if isinstance(end, RouteFailure):
-            failures[end.code] = failures.get(end.code, 0) + 1
+            failures[end.code] = failures.get(end.code, Unanswered()).with_one(points)
     costs = [_cost_usd(dataset, end) for end in ends]
     known = [cost for cost in costs if cost is not None]
     row = ReplayRow(
@@ -242,7 +269,7 @@ def _grade(dataset: Dataset, question: Question, end: RouteResponse | RouteFailu
     supporters = end.answer.supporters if isinstance(end, RouteResponse) else None
     said = end.answer.extracted if isinstance(end, RouteResponse) else None
     for completion in end.completions:
-        outcome = dataset.recorded.get((question.id, completion.expert_id))
+        outcome = dataset.outcome(question.id, completion.expert_id, sample=completion.sample)
         is_meant = supporters is None or completion.expert_id in supporters
         if outcome is not None and is_meant and (completion.extracted or None) == said:
             return outcome.correct

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from eval.datasets import load_dataset
@@ -48,7 +50,61 @@ def test_a_grade_that_was_not_recorded_is_wrong(tmp_path):
             table.column_names.index("correct"), "correct", pa.array([None] * len(table), pa.float64())
         ),
     )
-    assert {outcome.correct for outcome in load_dataset(folder).recorded.values()} == {0.0}
+    assert {outcome.correct for samples in load_dataset(folder).recorded.values() for outcome in samples} == {0.0}
+
+
+def with_rows(folder, change):
+    """The dataset with every row of its outcomes replaced by those that `change(row)` gives."""
+    import pyarrow as pa
+
+    def changed(table):
+        return pa.Table.from_pylist([new for row in table.to_pylist() for new in change(row)])
+
+    rewrite(folder / "outcomes.parquet", changed)
+    return folder
+
+
+def test_further_samples_are_kept_in_order_and_repeated_in_turn(tmp_path):
+    folder = with_rows(
+        write_dataset(tmp_path / "tiny"), lambda row: [{**row, "sample": n, "correct": float(n == 1)} for n in (1, 0)]
+    )
+    dataset = load_dataset(folder)
+    question = dataset.split("fit")[0]
+    outcomes = dataset.outcomes([question], ["counter"])
+    assert [(outcome.sample, outcome.correct) for outcome in outcomes] == [(0, 0.0), (1, 1.0)]
+    assert [dataset.outcome(question.id, "counter", sample=n) for n in range(3)] == [*outcomes, outcomes[0]]
+
+
+def test_a_sample_twice_is_an_error(tmp_path):
+    folder = with_rows(write_dataset(tmp_path / "tiny"), lambda row: [row, row])
+    with pytest.raises(ConfigError, match=r"holds sample 0 of model 'counter' on question 'fit-number-0' twice"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("grade", [7.0, -0.5, float("nan")])
+def test_a_grade_that_is_none_is_named(tmp_path, grade):
+    folder = with_rows(write_dataset(tmp_path / "tiny"), lambda row: [{**row, "correct": grade}])
+    with pytest.raises(ConfigError, match=r"'counter' on question 'fit-number-0' has correct = .*from 0 .* to 1"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"pools": ["counter"]}, r"dataset\.json is not usable:\s+pools: .*dictionary"),
+        ({"pools": {"trio": "counter"}}, r"pools\.trio: .*tuple"),
+        ({"pools": {"trio": []}}, r"pools\.trio: .*at least 1 item"),
+        ({"prices": {"counter": {"usd_per_mtok_in": 1}}}, r"prices\.counter\.usd_per_mtok_out: Field required"),
+        ({"prices": {"counter": {"usd_per_mtok_in": -1, "usd_per_mtok_out": 1}}}, r"usd_per_mtok_in: .*greater than"),
+        ({"price": {}}, r"price: unknown key\. Did you mean 'prices'"),
+        (["trio"], r"dataset\.json is not usable"),
+    ],
+)
+def test_a_malformed_card_is_named(tmp_path, card, said):
+    folder = write_dataset(tmp_path / "tiny")
+    (folder / "dataset.json").write_text(json.dumps(card))
+    with pytest.raises(ConfigError, match=said):
+        load_dataset(folder)
 
 
 def test_datasets_without_answers_or_skills_say_so(tmp_path):

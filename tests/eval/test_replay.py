@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eval.datasets import load_dataset
@@ -86,7 +88,31 @@ async def test_grades_without_answers_judge_the_earliest_member_and_leave_cost_u
     assert results[0].row.cost_usd_per_1k is None
     said = remarks(dataset, the_plan, results)
     assert any("judged by its earliest member" in remark for remark in said)
-    assert any("24 of 24 questions got no answer (aggregation_error)" in remark for remark in said)
+    told = "24 of 24 questions got no answer (aggregation_error); 12 count as wrong, the others as they were recorded"
+    assert any(told in remark for remark in said)
+
+
+async def test_questions_without_an_answer_are_said_to_be_wrong_where_they_are(tmp_path):
+    dataset = replace(load_dataset(write_dataset(tmp_path / "tiny")), pools={"mute": ("guesser",)})
+    the_plan = plan("best_single", pools=("mute",))
+    [result] = await replay(dataset, the_plan)
+    assert sum(failed.count for failed in result.failures.values()) == 24
+    said = remarks(dataset, the_plan, [result])
+    assert any("22 of 24 questions got no answer (aggregation_error); all count as wrong" in remark for remark in said)
+
+
+async def test_each_drawn_sample_counts_as_it_was_recorded(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = write_dataset(tmp_path / "tiny")
+    rows = pq.read_table(folder / "outcomes.parquet").to_pylist()
+    others = [{**row, "sample": sample, "pred": "B", "correct": 0.25} for row in rows for sample in (2, 1)]
+    pq.write_table(pa.Table.from_pylist([*others, *rows]), folder / "outcomes.parquet")
+    dataset = replace(load_dataset(folder), pools={"solo": ("traveller",)})
+    [result] = await replay(dataset, plan("symbolic", pools=("solo",)))
+    choices = [grade for grade, q in zip(result.grades, dataset.split("test"), strict=True) if q.options]
+    assert (result.row.calls_per_query, set(choices)) == (3, {0.25})
 
 
 async def test_an_answer_counts_as_recorded_and_disagreements_are_reported(tmp_path):
