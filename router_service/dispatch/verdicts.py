@@ -29,10 +29,23 @@ def finished_completion(
 ) -> Completion:
     """The completion with its cost and its extracted answer filled in where the backend left them out.
 
-    One that says nothing at all is a failure, unless its backend `extracts_answers` by itself.
+    One that says nothing at all is a failure, unless its backend `extracts_answers` by itself; so is one that cannot
+    be read, and that one alone.
     """
-    if completion.usage.cost_usd is None:
-        completion = replace(completion, usage=_priced(completion.usage, expert))
+    try:
+        return _finished(completion, expert=expert, query=query, extracts_answers=extracts_answers)
+    except Exception as odd:  # a foreign backend's values are not checked before
+        message = f"backend {expert.backend!r} gave a completion of {expert.id} that cannot be read: {odd}"
+        _log.warning("%s", message, exc_info=odd)
+        key = (completion.query_id, completion.expert_id, completion.sample)
+        return failed_completion(key, CompletionError(code=ExpertError.code, message=message), expert=expert)
+
+
+def _finished(completion: Completion, *, expert: Expert, query: Query, extracts_answers: bool) -> Completion:
+    if not isinstance(completion.text, str):
+        raise TypeError(f"its text is {completion.text!r}, and a text is needed")
+    usage = Usage() + completion.usage  # counts that are no numbers show here
+    completion = replace(completion, usage=_priced(usage, expert) if usage.cost_usd is None else usage)
     if not completion.succeeded or extracts_answers:
         return completion
     if not completion.text.strip() and not completion.tool_calls:

@@ -361,6 +361,25 @@ async def test_a_crash_for_good_fails_only_the_rest() -> None:
     assert len(backend.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [({"text": None}, "its text is None"), ({"usage": Usage(completions=1, prompt_tokens=None)}, "NoneType")],
+)
+@pytest.mark.parametrize("is_extracting", [False, True])
+async def test_one_odd_completion_spoils_itself_alone(odd: dict, words: str, is_extracting: bool) -> None:
+    def script(e, b, n):
+        _, *rest = answer_all(e, b, n)
+        return [said(("p", "A", 0), **odd), *rest]
+
+    class Odd(BatchedBackend):
+        extracts_answers = is_extracting
+
+    events = await collect(runner_of(Odd(script), pool("A")), [batch_of("A", *map(query, "pqr"))])
+    [failed] = panels(events)["p"]
+    assert failed.error.code == "expert_error" and words in failed.error.message
+    assert all(panels(events)[name][0].succeeded for name in "qr")
+
+
 async def test_an_engine_has_its_timeout_per_sample() -> None:
     slow = BatchedBackend(lambda e, b, n: [0.03, *answer_all(e, b, n)])
     events = await collect(
