@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.runner import Runner
-from router_service.errors import BudgetExceeded
-from router_service.types import Assignment, Completion, ExpertBatch, Query, TokenDelta, Usage, stable_seed
+from router_service.errors import BudgetExceeded, NoExpertAvailable
+from router_service.types import (
+    Assignment,
+    Completion,
+    ExpertBatch,
+    Query,
+    RouteControls,
+    TokenDelta,
+    Usage,
+    stable_seed,
+)
 
 __all__ = ["BudgetedAsk"]
 
@@ -36,7 +46,7 @@ class _Wait:
 
 
 class BudgetedAsk:
-    """Implements `Ask`. The ledger of `query.parent_id`, else of `query.id`, pays.
+    """Implements `Ask`. The ledger of `query.parent_id`, else of `query.id`, pays; its `controls` hold here too.
 
     `on_delta` gets (id of the paying query, text) for every piece of a visible completion. Calls to an expert of an
     embedded engine wait `window_s` seconds for others to the same expert, so that the engine sees one batch.
@@ -47,23 +57,35 @@ class BudgetedAsk:
         runner: Runner,
         ledgers: Mapping[str, Ledger],
         *,
+        controls: Mapping[str, RouteControls] | None = None,
         on_delta: Callable[[str, str], None] | None = None,
         window_s: float = 0.002,
     ) -> None:
         self._runner = runner
         self._ledgers = ledgers
+        self._controls = controls or {}
         self._on_delta = on_delta
         self._window_s = window_s
         self._gathering: dict[str, _Group] = {}
         self._usage: dict[str, Usage] = {}
         self._waits: dict[str, _Wait] = {}
+        self._said: list[tuple[Query, Completion]] = []
+        self._kept: dict[tuple[str, str], list[tuple[Query, Completion]]] = defaultdict(list)
+        self._out_now = 0
+        self._nobody_out = asyncio.Event()
+        self._nobody_out.set()
 
     async def __call__(self, expert_id: str, query: Query, *, is_visible: bool = False) -> Completion:
-        """One completion; raises `BudgetExceeded`, and `UnknownNameError` for an expert that is not registered."""
+        """One completion; raises `BudgetExceeded`, `UnknownNameError` for an expert that is not registered, and
+        `NoExpertAvailable` for one that is switched off or that the paying query's controls rule out."""
+        owner = query.parent_id or query.id
+        self._require_askable(expert_id, self._controls.get(owner, RouteControls()))
+        kept = self._take_kept(expert_id, query)
+        if kept is not None:
+            return kept
         is_batched = self._runner.is_batched(expert_id)
         seed = stable_seed(query.id if query.seed is None else query.seed, expert_id)
         assignment = Assignment(query=query, seed=seed, streams=is_visible)
-        owner = query.parent_id or query.id
         with self._out(owner):
             if is_batched:
                 completion = await self._together(expert_id, assignment)
@@ -72,7 +94,15 @@ class BudgetedAsk:
         self._usage[owner] = self.usage(owner) + completion.usage
         if completion.error is not None and completion.error.code == BudgetExceeded.code:
             raise BudgetExceeded(completion.error.message)
+        self._said.append((query, completion))
         return completion
+
+    async def rewind(self) -> None:
+        """See the open calls ended, and keep all answers: who asks the same once more gets one, and pays nothing."""
+        await self._nobody_out.wait()
+        for query, completion in self._said:
+            self._kept[completion.expert_id, query.id].append((query, completion))
+        self._said = []
 
     def usage(self, query_id: str) -> Usage:
         """What the calls paid by this query have used so far."""
@@ -81,6 +111,26 @@ class BudgetedAsk:
     def waited_s(self, query_id: str) -> float:
         """Seconds during which at least one finished call of this query was out; overlapping calls count once."""
         return self._waits.get(query_id, _Wait()).total_s
+
+    def _require_askable(self, expert_id: str, controls: RouteControls) -> None:
+        reason = None
+        if not self._runner.expert(expert_id).is_enabled:
+            reason = "it is switched off in the pool file, or was left out when the engine started; enable or mend it"
+        elif expert_id in controls.experts_denied:
+            reason = "the query's experts_denied names it; take it out there"
+        elif controls.experts_allowed and expert_id not in controls.experts_allowed:
+            reason = "the query's experts_allowed does not name it; add it there"
+        if reason is not None:
+            raise NoExpertAvailable(f"expert {expert_id!r} may not be asked: {reason}, or configure another expert")
+
+    def _take_kept(self, expert_id: str, query: Query) -> Completion | None:
+        answers = self._kept.get((expert_id, query.id), [])
+        for place, (asked, completion) in enumerate(answers):
+            if asked == query:
+                del answers[place]
+                self._said.append((query, completion))
+                return completion
+        return None
 
     async def _together(self, expert_id: str, assignment: Assignment) -> Completion:
         group = self._gathering.get(expert_id)
@@ -143,9 +193,14 @@ class BudgetedAsk:
         if wait.out == 0:
             wait.since = time.perf_counter()
         wait.out += 1
+        self._out_now += 1
+        self._nobody_out.clear()
         try:
             yield
         finally:
             wait.out -= 1
             if wait.out == 0:
                 wait.total_s += time.perf_counter() - wait.since
+            self._out_now -= 1
+            if self._out_now == 0:
+                self._nobody_out.set()

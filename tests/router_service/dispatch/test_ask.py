@@ -9,8 +9,8 @@ import pytest
 
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import Ledger
-from router_service.errors import BudgetExceeded, ExpertRefused, UnknownNameError
-from router_service.types import Ask, Budget, Query, TokenDelta, Usage
+from router_service.errors import BudgetExceeded, ExpertRefused, NoExpertAvailable, UnknownNameError
+from router_service.types import Ask, Budget, Query, RouteControls, TokenDelta, Usage
 from tests.router_service.dispatch.fakes import (
     BatchedBackend,
     ScriptedBackend,
@@ -99,6 +99,39 @@ async def test_an_unknown_expert_raises_and_a_failed_call_is_data() -> None:
     with pytest.raises(UnknownNameError, match="unknown expert 'Z'"):
         await ask("Z", child("q/1"))
     assert (await ask("A", child("q/1"))).error.code == "expert_refused"
+
+
+@pytest.mark.parametrize(
+    ("controls", "words"),
+    [
+        (RouteControls(experts_denied=("A",)), "experts_denied names it"),
+        (RouteControls(experts_allowed=("B",)), "experts_allowed does not name it"),
+        (RouteControls(), "switched off"),
+    ],
+)
+async def test_who_may_not_be_recruited_is_not_asked_either(controls: RouteControls, words: str) -> None:
+    backend = ScriptedBackend()
+    experts = [replace(expert("A"), is_enabled=words != "switched off"), expert("B")]
+    ask = BudgetedAsk(runner_of(backend, experts), {}, controls={"q": controls})
+    with pytest.raises(NoExpertAvailable, match=f"'A' may not be asked: .*{words}"):
+        await ask("A", child("q/1"))
+    assert (await ask("B", child("q/1"))).succeeded
+    assert [batch.expert_id for batch in backend.calls] == ["B"]
+
+
+async def test_after_a_rewind_the_same_questions_are_answered_once_more_and_paid_once() -> None:
+    backend, ledger = ScriptedBackend(after({"A": 0.02})), Ledger(Budget(max_completions=3))
+    ask = ask_of(backend, {"q": ledger})
+    under_way = asyncio.create_task(ask("A", child("q/1", seed=1)))
+    first = await ask("B", child("q/2"))
+    await ask.rewind()
+    assert under_way.done() and await ask("A", child("q/1", seed=1)) == under_way.result()
+    assert await ask("B", child("q/2")) == first
+    assert ask.usage("q").completions == ledger.spent.completions == len(backend.calls) == 2
+    await ask("A", child("q/1", seed=2))
+    assert len(backend.calls) == 3
+    with pytest.raises(BudgetExceeded):
+        await ask("B", child("q/2"))  # its answer was taken
 
 
 async def test_only_visible_tokens_are_shown_and_under_the_parents_id() -> None:
