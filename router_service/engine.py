@@ -16,9 +16,8 @@ from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
 from router_service.errors import AggregationError, InvalidQuery, RouterError
-from router_service.flight import Flight
+from router_service.flight import Emit, Flight, as_router_error, together_or_alone
 from router_service.recruit.base import Recruiter, SequentialRecruiter
-from router_service.recruit.eligibility import explain_empty
 from router_service.types import (
     Answered,
     Budget,
@@ -29,6 +28,8 @@ from router_service.types import (
     ExpertBatch,
     Failed,
     Query,
+    Recruit,
+    RouteControls,
     RouteDecision,
     RouteFailure,
     RouteResponse,
@@ -43,7 +44,6 @@ __all__ = ["Engine", "EngineDefaults", "Parts"]
 _log = logging.getLogger(__name__)
 
 T_co = TypeVar("T_co", covariant=True)
-Emit = Callable[[Event], None]
 
 _NAMED = "named"
 _FIRST = "first"
@@ -161,7 +161,7 @@ class Engine:
     async def _decide(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> list[Flight]:
         flights = self._admit(queries, emit, deadlines_from)
         flights = await self._annotate(flights, emit)
-        return self._recruit(flights, emit)
+        return await self._recruit(flights, emit)
 
     # --- annotate -> recruit ---------------------------------------------------------------------------------------
 
@@ -170,8 +170,10 @@ class Engine:
         for query in queries:
             try:
                 admitted.append(self._flight(query, deadlines_from))
-            except RouterError as error:
-                emit(_refused(query, error))
+            except Exception as error:  # a foreign part's bug is this query's failure, not the batch's
+                if not isinstance(error, RouterError):
+                    _log.exception("the parts for query %s could not be made", query.id)
+                emit(_refused(query, as_router_error(error, "making the recruiter or the aggregator")))
         return admitted
 
     def _flight(self, query: Query, deadlines_from: DeadlinesFrom) -> Flight:
@@ -196,46 +198,56 @@ class Engine:
 
     async def _annotate(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         todo = [flight for flight in flights if flight.recruiter.needs_annotation]
-        if not todo:
-            return flights
-        ask = BudgetedAsk(self.runner, _ledgers(todo))
-        try:
-            annotations = await self._annotator.annotate([flight.query for flight in todo], ask=ask)
-        except RouterError as error:
-            if len(todo) > 1:  # find whose fault it is, and let the others go on
-                alone = [await self._annotate([flight], emit) for flight in todo]
-                lost = {flight.query.id for flight in todo} - {f.query.id for kept in alone for f in kept}
-                return [flight for flight in flights if flight.query.id not in lost]
-            emit(todo[0].failed(error))
-            return [flight for flight in flights if flight is not todo[0]]
-        for flight, annotation in zip(todo, annotations, strict=True):
-            flight.annotation = annotation
-            flight.overhead_usage = ask.usage(flight.query.id)
-            flight.waited_s += ask.waited_s(flight.query.id)
-            flight.ledger.stop_clock()
-        return flights
+        ask = BudgetedAsk(self.runner, _ledgers(todo), controls=_controls(todo))
 
-    def _recruit(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        async def annotate(group: Sequence[Flight]) -> list[SkillAnnotation]:
+            try:
+                return await self._annotator.annotate([flight.query for flight in group], ask=ask)
+            except Exception:
+                await ask.rewind()  # who is tried again has paid for these answers
+                raise
+            finally:
+                for flight in group:
+                    flight.overhead_usage = ask.usage(flight.query.id)
+                    flight.waited_s = ask.waited_s(flight.query.id)
+                    flight.ledger.stop_clock()
+
+        done = await together_or_alone(todo, annotate, part="the annotator", emit=emit)
+        for flight, annotation in done:
+            flight.annotation = annotation
+        lost = set(todo) - {flight for flight, _ in done}
+        return [flight for flight in flights if flight not in lost]
+
+    async def _recruit(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         recruited = []
         for group in _by_recruiter(flights):
-            decisions = group[0].recruiter.recruit([flight.request for flight in group])
-            for flight, decision in zip(group, decisions, strict=True):
+            part = f"recruiter {group[0].recruiter_name!r}"
+            for flight, decision in await together_or_alone(group, self._decisions, part=part, emit=emit):
                 flight.decision = replace(decision, recruiter=flight.recruiter_name, aggregator=flight.aggregator_name)
                 if decision.recruits:
                     recruited.append(flight)
                 else:
-                    emit(flight.failed(explain_empty(flight.decision, flight.query)))
+                    emit(flight.nobody())
         for flight in recruited:
             emit(DecisionMade(query_id=flight.query.id, annotation=flight.annotation, decision=flight.decision))
             flight.start_wave(flight.decision.recruits)
         return recruited
+
+    async def _decisions(self, group: Sequence[Flight]) -> list[RouteDecision]:
+        decisions = group[0].recruiter.recruit([flight.request for flight in group])
+        self._require_registered(recruit for decision in decisions for recruit in decision.recruits)
+        return decisions
+
+    def _require_registered(self, recruits: Iterable[Recruit]) -> None:
+        for expert_id in {recruit.expert_id for recruit in recruits}:
+            self.runner.is_batched(expert_id)  # raises where the expert, or its backend, is not there
 
     # --- dispatch -> aggregate -------------------------------------------------------------------------------------
 
     async def _dispatch(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         """Ask one wave of experts; panels that are complete are aggregated at once, the others come back."""
         by_id = {flight.query.id: flight for flight in flights}
-        ask = BudgetedAsk(self.runner, _ledgers(flights), on_delta=_shows(by_id, emit))
+        ask = BudgetedAsk(self.runner, _ledgers(flights), controls=_controls(flights), on_delta=_shows(by_id, emit))
         unfinished: list[Flight] = []
         async with asyncio.TaskGroup() as group:
             async with aclosing(self.runner.run(self._plan(flights), _ledgers(flights))) as finished:
@@ -250,14 +262,13 @@ class Engine:
                             unfinished.append(flight)
                         else:
                             group.create_task(self._aggregate(flight, ask, emit))
-            widened = self._extend(unfinished)
-            for flight in unfinished:
-                if flight not in widened:
-                    group.create_task(self._aggregate(flight, ask, emit))
+            widened, complete = await self._extend(unfinished, emit)
+            for flight in complete:
+                group.create_task(self._aggregate(flight, ask, emit))
         return widened
 
     def _plan(self, flights: list[Flight]) -> list[ExpertBatch]:
-        decisions = [(flight.query, replace(flight.decision, recruits=flight.wave)) for flight in flights]
+        decisions = [(flight.query_left, replace(flight.decision, recruits=flight.wave)) for flight in flights]
         asked = {
             (flight.query.id, recruit.expert_id): flight.samples_of(recruit.expert_id)
             for flight in flights
@@ -274,31 +285,43 @@ class Engine:
         keeps = self._aggregators.get(flight.aggregator_name).keeps_text
         return flight.query.controls.streams and alone and is_final and keeps
 
-    def _extend(self, flights: list[Flight]) -> list[Flight]:
-        widened = []
+    async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
+        """Ask the sequential recruiters: who gets further experts, and whose panel is complete."""
+        widened, complete = [], []
         for group in _by_recruiter(flights):
-            recruiter = group[0].recruiter
-            assert isinstance(recruiter, SequentialRecruiter)
-            for flight, more in zip(group, recruiter.extend([f.request for f in group]), strict=True):
+            part = f"recruiter {group[0].recruiter_name!r}"
+            for flight, more in await together_or_alone(group, self._further, part=part, emit=emit):
                 if more:
                     flight.widen(more)
                     widened.append(flight)
-        return widened
+                else:
+                    complete.append(flight)
+        return widened, complete
+
+    async def _further(self, group: Sequence[Flight]) -> list[tuple[Recruit, ...]]:
+        recruiter = group[0].recruiter
+        assert isinstance(recruiter, SequentialRecruiter)
+        further = recruiter.extend([flight.request for flight in group])
+        self._require_registered(recruit for more in further for recruit in more)
+        return further
 
     async def _aggregate(self, flight: Flight, ask: BudgetedAsk, emit: Emit) -> None:
         if not flight.panel.members:
             emit(flight.all_failed())
             return
+        part = f"aggregator {flight.aggregator_name!r}"
         try:
             answer = await self._aggregators.get(flight.aggregator_name).aggregate(flight.panel, ask=ask)
-        except RouterError as error:
-            emit(flight.failed(error))
-        except Exception as defect:  # a foreign aggregator's bug is this query's failure, not the batch's
-            _log.exception("aggregator %s failed on query %s", flight.aggregator_name, flight.query.id)
-            emit(flight.failed(AggregationError(f"aggregator {flight.aggregator_name!r} broke: {defect!r}")))
-        else:
-            is_kept = flight.shown in ("", answer.text)  # what a caller has seen cannot be taken back
-            emit(flight.answered(answer, ask.waited_s(flight.query.id)) if is_kept else flight.contradicted(answer))
+            if flight.shown in ("", answer.text):  # what a caller has seen cannot be taken back
+                emit(flight.answered(answer, ask.waited_s(flight.query.id)))
+                return
+            error: RouterError = flight.contradiction(answer)
+        except Exception as broke:  # a foreign aggregator's bug is this query's failure, not the batch's
+            if not isinstance(broke, RouterError):
+                _log.exception("%s broke on query %s", part, flight.query.id)
+            error = as_router_error(broke, part, kind=AggregationError)
+        flight.overhead_usage += ask.usage(flight.query.id)
+        emit(flight.failed(error))
 
 
 def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
@@ -324,6 +347,10 @@ def _shows(by_id: Mapping[str, Flight], emit: Emit) -> Callable[[str, str], None
 
 def _ledgers(flights: Iterable[Flight]) -> dict[str, Ledger]:
     return {flight.query.id: flight.ledger for flight in flights}
+
+
+def _controls(flights: Iterable[Flight]) -> dict[str, RouteControls]:
+    return {flight.query.id: flight.query.controls for flight in flights}
 
 
 def _by_recruiter(flights: Sequence[Flight]) -> list[list[Flight]]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from router_service import errors
 from router_service.dispatch.ledger import Ledger
-from router_service.errors import AggregationError, RouterError
+from router_service.errors import AggregationError, BudgetExceeded, ExpertError, RouterError, RoutingError
 from router_service.recruit.base import Recruiter, RecruitRequest
+from router_service.recruit.eligibility import explain_empty
 from router_service.types import (
     Answer,
     Answered,
     Completion,
+    CompletionError,
     Event,
     Failed,
     Panel,
@@ -25,8 +30,16 @@ from router_service.types import (
     Usage,
 )
 
-__all__ = ["Flight"]
+__all__ = ["Emit", "Flight", "as_router_error", "together_or_alone"]
 
+Emit = Callable[[Event], None]
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_TREE_CODES = frozenset(
+    kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RouterError)
+)
 _REASONS_SHOWN = 5
 
 
@@ -50,10 +63,15 @@ class Flight:
     wave_started: float = 0.0
 
     @property
+    def query_left(self) -> Query:
+        """The query with what is left of its budget."""
+        return replace(self.query, budget=self.ledger.remaining())
+
+    @property
     def request(self) -> RecruitRequest:
         """What the recruiter is shown."""
         return RecruitRequest(
-            query=self.query, annotation=self.annotation, seed=self.query.seed or 0, completions=self.completions
+            query=self.query_left, annotation=self.annotation, seed=self.query.seed or 0, completions=self.completions
         )
 
     @property
@@ -63,7 +81,7 @@ class Flight:
 
     @property
     def usage(self) -> Usage:
-        """Spent so far by the annotator and the experts."""
+        """Spent so far by the experts and, as `overhead_usage`, by the annotator and by an aggregator that failed."""
         return sum((completion.usage for completion in self.completions), self.overhead_usage)
 
     def samples_of(self, expert_id: str) -> int:
@@ -107,19 +125,27 @@ class Flight:
         """The event that ends the query badly, with all that was finished."""
         return self._failed(error.code, error.message)
 
+    def nobody(self) -> Event:
+        """The event for a decision without recruits: who was ruled out by what."""
+        error = explain_empty(self.decision, self.query_left)
+        taken = self.overhead_usage.completions
+        if taken and isinstance(error, BudgetExceeded):
+            note = f"this is what is left after the annotator's {taken} completions, which the same budget pays for"
+            error = BudgetExceeded(f"{error.message} ({note})")
+        return self.failed(error)
+
     def all_failed(self) -> Event:
         """The event for a panel of which nobody said anything usable: one reason for all, or each one's."""
-        errors = [(c.expert_id, c.error) for c in self.completions if c.error is not None]
-        codes = {error.code for _, error in errors}
-        reasons = [f"{expert_id}: {error.message}" for expert_id, error in errors[:_REASONS_SHOWN]]
-        more = f" (and {len(errors) - _REASONS_SHOWN} more)" if len(errors) > _REASONS_SHOWN else ""
+        failures = [(c.expert_id, c.error) for c in self.completions if c.error is not None]
+        codes = {error.code if error.code in _TREE_CODES else ExpertError.code for _, error in failures}
+        reasons = [f"{expert_id}: {_reason(error)}" for expert_id, error in failures[:_REASONS_SHOWN]]
+        more = f" (and {len(failures) - _REASONS_SHOWN} more)" if len(failures) > _REASONS_SHOWN else ""
         message = f"no recruited expert answered: {'; '.join(reasons)}{more}"
         return self._failed(codes.pop() if len(codes) == 1 else AggregationError.code, message)
 
-    def contradicted(self, answer: Answer) -> Event:
-        """The event for an answer that is not what was streamed: its writer broke off, and another one took over."""
-        return self._failed(
-            AggregationError.code,
+    def contradiction(self, answer: Answer) -> AggregationError:
+        """The error for an answer that is not what was streamed: its writer broke off, and another one took over."""
+        return AggregationError(
             f"the text streamed so far was broken off and cannot be taken back; aggregator {answer.aggregator!r} "
             "made another answer, which the same request without streaming gets",
         )
@@ -135,3 +161,35 @@ class Flight:
             usage=self.usage,
         )
         return Failed(query_id=self.query.id, failure=failure)
+
+
+def _reason(error: CompletionError) -> str:
+    return error.message if error.code in _TREE_CODES else f"{error.message} ({error.code})"
+
+
+def as_router_error(error: Exception, part: str, *, kind: type[RouterError] = RoutingError) -> RouterError:
+    """The error as one of the tree; what a part was not meant to raise is that part's defect, an error of this kind."""
+    return error if isinstance(error, RouterError) else kind(f"{part} broke: {error!r}")
+
+
+async def together_or_alone(
+    flights: Sequence[Flight], work: Callable[[Sequence[Flight]], Awaitable[Sequence[T]]], *, part: str, emit: Emit
+) -> list[tuple[Flight, T]]:
+    """Each flight with what `work` gives for it. Where that raises for all at once, each is tried alone, and those that
+    still raise fail by themselves; `part` says for their messages and the log who works."""
+    done: list[tuple[Flight, T]] = []
+    groups = [flights] if flights else []
+    is_logged = False
+    while groups:
+        group = groups.pop(0)
+        try:
+            done += list(zip(group, await work(group), strict=True))
+        except Exception as error:  # a foreign part's bug is one query's failure, not the batch's
+            if not is_logged and not isinstance(error, RouterError):
+                _log.exception("%s broke on query %s", part, ", ".join(flight.query.id for flight in group[:3]))
+                is_logged = True
+            if len(group) > 1:
+                groups = [[flight] for flight in group]
+            else:
+                emit(group[0].failed(as_router_error(error, part)))
+    return done

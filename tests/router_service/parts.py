@@ -14,7 +14,7 @@ from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
-from router_service.errors import UnknownNameError
+from router_service.errors import AggregationError, UnknownNameError
 from router_service.recruit.base import FitData, Recruiter, RecruitRequest
 from router_service.types import (
     Answer,
@@ -32,6 +32,7 @@ from router_service.types import (
     TokenDelta,
     Usage,
     stable_seed,
+    user_query,
 )
 from skills.base import Annotator
 
@@ -161,6 +162,55 @@ class FakeAnnotator:
         return [SkillAnnotation(query_id=q.id, skills={q.text.split()[0]: 1.0}, annotator="fake") for q in queries]
 
 
+@dataclass
+class AskingAnnotator(FakeAnnotator):
+    """Asks the first expert `runs` times per query, all at once; then refuses queries that hold `unreadable`."""
+
+    runs: int = 1
+    expert_id: str = "a"
+
+    async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
+        calls = [
+            ask(self.expert_id, replace(user_query(f"{query.id}#{run}", query.text), parent_id=query.id))
+            for query in queries
+            for run in range(self.runs)
+        ]
+        await asyncio.gather(*calls)
+        return await super().annotate(queries, ask=ask)
+
+
+@dataclass
+class Thrifty(Everyone):
+    """As many of its experts as `max_completions` allows."""
+
+    def recruit(self, requests: Sequence[RecruitRequest]) -> list[RouteDecision]:
+        made = super().recruit(requests)
+        most = [request.query.budget.max_completions for request in requests]
+        return [replace(d, recruits=d.recruits[:n]) for d, n in zip(made, most, strict=True)]
+
+
+@dataclass
+class Stumbling(Escalating):
+    """Breaks in `recruit` on queries that hold `recruit`, in `extend` on those that hold `extend`; recruits a stranger
+    for those that hold `stranger`."""
+
+    defect: Exception = field(default_factory=lambda: ZeroDivisionError("a bug in a plugin"))
+
+    def recruit(self, requests: Sequence[RecruitRequest]) -> list[RouteDecision]:
+        self._stumble("recruit", requests)
+        made = super().recruit(requests)
+        strange = ["stranger" in request.query.text for request in requests]
+        return [replace(d, recruits=(Recruit(expert_id="z"),)) if s else d for d, s in zip(made, strange, strict=True)]
+
+    def extend(self, requests: Sequence[RecruitRequest]) -> list[tuple[Recruit, ...]]:
+        self._stumble("extend", requests)
+        return super().extend(requests)
+
+    def _stumble(self, over: str, requests: Sequence[RecruitRequest]) -> None:
+        if any(over in request.query.text for request in requests):
+            raise self.defect
+
+
 class Writer:
     """An aggregator that lets the first expert write the answer, visibly."""
 
@@ -177,6 +227,14 @@ class TurnCoat(Writer):
 
     async def aggregate(self, panel: Panel, *, ask: Ask) -> Answer:
         return replace(await super().aggregate(panel, ask=ask), text="something else")
+
+
+class Spendthrift(Writer):
+    """Has its text written, and then finds no answer."""
+
+    async def aggregate(self, panel: Panel, *, ask: Ask) -> Answer:
+        await super().aggregate(panel, ask=ask)
+        raise AggregationError("no answer after all")
 
 
 class Broken:
@@ -215,6 +273,7 @@ def engine_of(
     recruiter: Recruiter | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
     annotator: Annotator | None = None,
+    recruiters: Shelf | None = None,
     pool: Pool | None = None,
     seed: int = 0,
     **dispatch: object,
@@ -224,7 +283,7 @@ def engine_of(
     return Engine(
         pool=pool,
         annotator=annotator or FakeAnnotator(),
-        recruiters=Shelf({"everyone": recruiter or Everyone(tuple(ids)), "named": Named()}),
+        recruiters=recruiters or Shelf({"everyone": recruiter or Everyone(tuple(ids)), "named": Named()}),
         aggregators=Shelf({"majority": Majority(), "first": First(), **(aggregators or {})}),
         runner=Runner(
             experts={e.id: e for e in pool.experts}, backends={"fake": backend}, settings=DispatchConfig(**dispatch)

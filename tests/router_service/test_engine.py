@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_service.errors import InvalidQuery
+from router_service.errors import InvalidQuery, RoutingError
 from router_service.types import (
     Answered,
     Budget,
@@ -18,6 +18,7 @@ from router_service.types import (
     CompletionError,
     CompletionFinished,
     DecisionMade,
+    Elimination,
     Event,
     ExpertLimits,
     Failed,
@@ -31,11 +32,17 @@ from router_service.types import (
     user_query,
 )
 from tests.router_service.parts import (
+    AskingAnnotator,
     Broken,
     Escalating,
     Everyone,
     FakeAnnotator,
     FakeBackend,
+    Named,
+    Shelf,
+    Spendthrift,
+    Stumbling,
+    Thrifty,
     TurnCoat,
     Writer,
     completion,
@@ -135,6 +142,125 @@ async def test_an_annotator_that_stumbles_over_one_query_is_asked_singly() -> No
     assert annotator.batches == [3, 1, 1, 1]
 
 
+@pytest.mark.parametrize("defect", [ZeroDivisionError("a bug"), RoutingError("a bug")])
+@pytest.mark.parametrize("bad", ["recruit", "extend"])
+async def test_a_recruiter_that_stumbles_over_one_query_fails_it_alone(bad: str, defect: Exception, caplog) -> None:
+    engine = engine_of(FakeBackend(), recruiter=Stumbling(("a", "b"), defect=defect))
+    before, failed, after = await engine.run([user_query("q1", "hi"), user_query("q", bad), user_query("q2", "hi")])
+    assert isinstance(before, RouteResponse) and isinstance(after, RouteResponse)
+    assert len(before.completions) == len(after.completions) == 2
+    assert isinstance(failed, RouteFailure)
+    assert failed.code == "routing_error" and "a bug" in failed.message
+    assert failed.usage.completions == len(failed.completions) == (0 if bad == "recruit" else 1)
+    traces = [record for record in caplog.records if record.exc_info]
+    assert len(traces) == isinstance(defect, ZeroDivisionError)
+
+
+async def test_a_recruit_that_is_not_registered_fails_its_query_alone() -> None:
+    engine = engine_of(FakeBackend(), recruiter=Stumbling(("a", "b")))
+    good, failed = await engine.run([user_query("q1", "hi"), user_query("q2", "stranger")])
+    assert isinstance(good, RouteResponse) and isinstance(failed, RouteFailure)
+    assert failed.code == "unknown_name" and "'z'" in failed.message
+
+
+async def test_a_batch_whose_every_query_breaks_is_logged_with_one_trace(caplog) -> None:
+    class Defective(FakeAnnotator):
+        async def annotate(self, queries, *, ask):
+            raise KeyError("weights")
+
+    ends = await engine_of(FakeBackend(), annotator=Defective()).run([user_query(f"q{i}", "hi") for i in range(3)])
+    assert all(isinstance(end, RouteFailure) and "the annotator broke: KeyError" in end.message for end in ends)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_a_part_that_cannot_be_made_fails_its_query_alone() -> None:
+    class Making(Shelf):
+        def get(self, name):
+            if name == "odd":
+                raise ValueError("a bug in a constructor")
+            return super().get(name)
+
+    engine = engine_of(FakeBackend(), recruiters=Making({"named": Named(), "odd": None}))
+    named = replace(user_query("q1", "hi"), controls=RouteControls(expert="a"))
+    odd = replace(user_query("q2", "hi"), controls=RouteControls(recruiter="odd"))
+    good, failed = await engine.run([named, odd])
+    assert isinstance(good, RouteResponse) and isinstance(failed, RouteFailure)
+    assert failed.code == "routing_error" and "a bug in a constructor" in failed.message
+
+
+# --- the annotator's and the aggregator's own calls -------------------------------------------------------------------
+
+
+def budgeted(query_id: str, text: str, **budget) -> Query:
+    return replace(user_query(query_id, text), budget=Budget(**budget))
+
+
+async def test_the_recruiter_plans_with_what_the_annotator_left() -> None:
+    engine = engine_of(FakeBackend(), annotator=AskingAnnotator(runs=2), recruiter=Thrifty(("a", "b", "c")))
+    (response,) = await engine.run([budgeted("q", "hi", max_completions=3)])
+    assert isinstance(response, RouteResponse)
+    assert [c.succeeded for c in response.completions] == [True]
+    assert response.usage.completions == 3
+
+
+async def test_nothing_left_by_the_annotator_is_said_so() -> None:
+    class Strict(Thrifty):
+        def recruit(self, requests):
+            made = super().recruit(requests)
+            return [
+                replace(d, eliminated=(Elimination(expert_id="a", reason="", code="no_completions"),)) for d in made
+            ]
+
+    engine = engine_of(FakeBackend(), annotator=AskingAnnotator(runs=3), recruiter=Strict(("a",)))
+    (failure,) = await engine.run([budgeted("q", "hi", max_completions=3)])
+    assert isinstance(failure, RouteFailure)
+    assert failure.code == "budget_exceeded" and "after the annotator's 3 completions" in failure.message
+    assert failure.usage.completions == 3
+
+
+async def test_output_tokens_the_annotator_took_shorten_the_experts_calls() -> None:
+    limits: list[int | None] = []
+
+    def reply(expert, assignment, sample) -> Completion:
+        limits.append(assignment.query.budget.max_output_tokens)
+        return completion(expert, assignment, sample, "one two three four")
+
+    engine = engine_of(FakeBackend(reply=reply), annotator=AskingAnnotator(runs=1), recruiter=Everyone(("b",)))
+    (response,) = await engine.run([budgeted("q", "hi", max_output_tokens=1100)])
+    assert isinstance(response, RouteResponse)
+    assert limits == [None, 1096]
+
+
+async def test_a_good_query_beside_a_bad_one_pays_its_annotation_once() -> None:
+    backend = FakeBackend()
+    engine = engine_of(backend, annotator=AskingAnnotator(runs=2), recruiter=Everyone(("a", "b")))
+    good, bad = await engine.run(
+        [budgeted("q1", "hi", max_completions=4), budgeted("q2", "unreadable", max_completions=4)]
+    )
+    assert isinstance(good, RouteResponse) and isinstance(bad, RouteFailure)
+    assert [c.succeeded for c in good.completions] == [True, True]
+    assert (good.usage.completions, bad.usage.completions) == (4, 2)
+    assert len(backend.asked) == 2 + 2 + 2
+
+
+async def test_a_denied_expert_does_not_annotate() -> None:
+    backend = FakeBackend()
+    engine = engine_of(backend, annotator=AskingAnnotator())
+    query = replace(user_query("q1", "hi"), controls=RouteControls(experts_denied=("a",)))
+    denied, good = await engine.run([query, user_query("q2", "hi")])
+    assert isinstance(denied, RouteFailure) and isinstance(good, RouteResponse)
+    assert denied.code == "no_expert_available" and "'a' may not be asked" in denied.message
+
+
+@pytest.mark.parametrize("aggregator", [Spendthrift(), TurnCoat()])
+async def test_what_a_failing_aggregator_spent_is_counted(aggregator: Writer) -> None:
+    engine = engine_of(FakeBackend(reply=says("a b")), aggregators={"writer": aggregator})
+    query = replace(user_query("q", "hi"), controls=RouteControls(aggregator="writer", streams=True))
+    (failure,) = await engine.run([query])
+    assert isinstance(failure, RouteFailure)
+    assert failure.usage.completions == 4
+
+
 async def test_two_queries_of_one_id_are_refused_at_once() -> None:
     with pytest.raises(InvalidQuery, match="share the id 'q'"):
         await engine_of(FakeBackend()).run([user_query("q", "a"), user_query("q", "b")])
@@ -151,6 +277,17 @@ async def test_a_panel_that_failed_alike_keeps_its_code_and_names_everyone() -> 
     assert failure.code == "expert_refused"
     assert all(f"{expert}: " in failure.message for expert in "abc") and "no key" in failure.message
     assert len(failure.completions) == 3
+
+
+@pytest.mark.parametrize("code", ["empty_completion", "cancelled", "no_recorded_outcome"])
+async def test_a_failures_code_is_always_one_of_the_tree(code: str) -> None:
+    def reply(expert, assignment, sample) -> Completion:
+        error = CompletionError(code=code, message="nothing came")
+        return replace(completion(expert, assignment, sample, ""), error=error)
+
+    (failure,) = await engine_of(FakeBackend(reply=reply)).run([user_query("q", "hi")])
+    assert isinstance(failure, RouteFailure)
+    assert failure.code == "expert_error" and f"a: nothing came ({code})" in failure.message
 
 
 async def test_a_partial_panel_still_answers() -> None:
