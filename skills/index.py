@@ -66,8 +66,10 @@ class SkillIndex:
         return [_match(name, known, nearest=nearest.get(name), floor=floor) for name in names]
 
     def weights_of_each(self, names_of_each: Sequence[Sequence[str]], floor: float = 0.0) -> list[dict[str, float]]:
-        """How often each known skill is hit, for every list, with one embedding call for all: two names that snap to one
-        skill give it weight 2, as released."""
+        """How often each list hits each known skill: two names that snap to one skill give it weight 2, as released.
+
+        One embedding call for all lists.
+        """
         matches = iter(self.match([name for names in names_of_each for name in names], floor))
         return [_weights([next(matches) for _ in names]) for names in names_of_each]
 
