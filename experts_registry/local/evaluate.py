@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from experts_registry.local import weights
-from experts_registry.local.tasks import TASKS, TaskQuestion, generate, is_correct
+from experts_registry.local.tasks import TASKS, generate, is_correct
+from router_service.types import Question
 
 __all__ = ["GENERALIST", "Score", "answer", "evaluate", "load_pool"]
 
@@ -119,12 +120,12 @@ def evaluate(experts: Sequence[str], *, n: int, adapters: Path = weights.ADAPTER
     ]
 
 
-def _cell(model: Any, tokenizer: Any, *, expert: str, questions: Sequence[TaskQuestion]) -> Score:
+def _cell(model: Any, tokenizer: Any, *, expert: str, questions: Sequence[Question]) -> Score:
     began = time.perf_counter()
-    texts = answer(model, tokenizer, expert=expert, questions=[q.question for q in questions])
+    texts = answer(model, tokenizer, expert=expert, questions=[q.text for q in questions])
     return Score(
         expert=expert,
-        task=questions[0].task,
+        task=questions[0].category or "",
         correct=sum(map(is_correct, questions, texts)),
         n=len(questions),
         wall_s=time.perf_counter() - began,
@@ -160,6 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--adapters", type=Path, default=weights.ADAPTERS)
     parser.add_argument("--json", type=Path, help="write the cells here too")
     options = parser.parse_args(argv)
+    if options.n < 1:
+        parser.error(f"--n must be at least 1, not {options.n}")
     scores = evaluate(options.expert or known, n=options.n, adapters=options.adapters)
     if options.json:
         cells = [dataclasses.asdict(score) for score in scores]

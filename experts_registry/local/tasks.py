@@ -7,33 +7,20 @@ problem can turn up among the test questions.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Final, Literal
 
 from experts_registry.local import problems, wordlists
 from experts_registry.local.problems import Problem
+from experts_registry.records import write_questions
+from router_service.types import AnswerKind, Question
 
-__all__ = [
-    "DEFAULT_SEEDS",
-    "SPLITS",
-    "TASKS",
-    "AnswerKind",
-    "Split",
-    "Task",
-    "TaskQuestion",
-    "generate",
-    "is_correct",
-    "split_of",
-    "write_questions",
-]
+__all__ = ["DEFAULT_SEEDS", "SPLITS", "TASKS", "Split", "Task", "generate", "is_correct", "split_of", "write_questions"]
 
-AnswerKind = Literal["number", "literal", "choice"]
 Split = Literal["train", "fit", "test"]
 
 SPLITS: Final[tuple[Split, ...]] = ("train", "fit", "test")
@@ -45,21 +32,6 @@ _DRAWS_PER_QUESTION: Final = 60
 
 _SENTENCE_ENDING: Final = "re:"
 """An answer that starts so is a regular expression which the whole reply has to match."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskQuestion:
-    """One question with its answer; `id` is `<task>-<split>-<hash of the problem>`.
-
-    An `answer` that starts with `re:` is a regular expression for the whole reply, any other one is the exact answer.
-    """
-
-    id: str
-    question: str
-    answer: str
-    answer_kind: AnswerKind
-    task: str
-    skills: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +60,11 @@ def split_of(task: str, key: str) -> Split:
     return "fit" if percent < (trained + 100) // 2 else "test"
 
 
-def generate(task: str, split: Split, *, n: int, seed: int | None = None) -> list[TaskQuestion]:
-    """Draw `n` different problems of one family and split, each in one wording.
+def generate(task: str, split: Split, *, n: int, seed: int | None = None) -> list[Question]:
+    """Draw `n` different problems of one family and split, each in one wording; a question's category is its family.
 
+    A question's id is `<task>-<split>-<hash of the problem>`. Its `answer` is exact, or where it starts with `re:` a
+    regular expression for the whole reply.
     `seed` defaults to `DEFAULT_SEEDS[split]`; more questions under the same seed begin with the same ones. Raises
     `ValueError` for an unknown task or split, and where the split has fewer than `n` problems.
     """
@@ -100,7 +74,7 @@ def generate(task: str, split: Split, *, n: int, seed: int | None = None) -> lis
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     family = TASKS[task]
     rng = Random(f"{task}/{split}/{DEFAULT_SEEDS[split] if seed is None else seed}")
-    found: dict[str, TaskQuestion] = {}
+    found: dict[str, Question] = {}
     for draws, problem in enumerate(family.stream(rng.getrandbits(31))):
         if len(found) == n:
             break
@@ -111,14 +85,15 @@ def generate(task: str, split: Split, *, n: int, seed: int | None = None) -> lis
     return list(found.values())
 
 
-def _ask(family: Task, problem: Problem, *, split: Split, rng: Random) -> TaskQuestion:
+def _ask(family: Task, problem: Problem, *, split: Split, rng: Random) -> Question:
     digest = hashlib.sha256(problem.key.encode()).hexdigest()[:10]
-    return TaskQuestion(
+    return Question(
         id=f"{family.name}-{split}-{digest}",
-        question=rng.choice(family.wordings[problem.form]).format(**problem.slots),
+        text=rng.choice(family.wordings[problem.form]).format(**problem.slots),
         answer=_sentence_ending(problem.answer) if family.in_sentences else problem.answer,
         answer_kind=family.answer_kind,
-        task=family.name,
+        category=family.name,
+        split=split,
         skills=family.skills + problem.skills,
     )
 
@@ -129,39 +104,29 @@ def _sentence_ending(answer: str) -> str:
     return rf'{_SENTENCE_ENDING}(?:[^.\n]*\bis )?(?:"{word}[.,]?".*|{word}(?:[.,;!\n].*)?)'
 
 
-def write_questions(path: Path, questions: Iterable[TaskQuestion]) -> None:
-    """Write JSONL lines `{id, question, answer, answer_kind, category, skills, split}`; the category is the task."""
-    with path.open("w", encoding="utf-8") as lines:
-        for question in questions:
-            record = {
-                "id": question.id,
-                "question": question.question,
-                "answer": question.answer,
-                "answer_kind": question.answer_kind,
-                "category": question.task,
-                "skills": list(question.skills),
-                "split": question.id.split("-")[1],
-            }
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+def is_correct(question: Question, text: str) -> bool:
+    """Whether a reply is right, by its last line, without quotes and full stops around it; a number by the last one in
+    the text.
 
-
-def is_correct(question: TaskQuestion, text: str) -> bool:
-    """Grade a reply by its last line, without quotes and full stops around it; a number by the last one in the text."""
-    if question.answer_kind == "number":
+    Made for the families here and for `evaluate.py` alone: the service's own grading extracts answers first, and this
+    package may not import it.
+    """
+    answer = question.answer or ""
+    if question.answer_kind is AnswerKind.NUMBER:
         numbers = re.findall(r"-?\d[\d,]*", text)
-        return bool(numbers) and numbers[-1].replace(",", "") == question.answer
+        return bool(numbers) and numbers[-1].replace(",", "") == answer
     lines = text.strip().splitlines()
     said = lines[-1].strip(" \t\"'`*.") if lines else ""
-    if question.answer.startswith(_SENTENCE_ENDING):
-        pattern = question.answer.removeprefix(_SENTENCE_ENDING)
+    if answer.startswith(_SENTENCE_ENDING):
+        pattern = answer.removeprefix(_SENTENCE_ENDING)
         return re.fullmatch(pattern, said, re.IGNORECASE | re.DOTALL) is not None
-    return said.casefold().split() == question.answer.casefold().split()
+    return said.casefold().split() == answer.casefold().split()
 
 
 _FAMILIES: Final = (
     Task(
         name="arithmetic",
-        answer_kind="number",
+        answer_kind=AnswerKind.NUMBER,
         skills=("arithmetic", "mental calculation"),
         wordings={
             "+": (
@@ -181,7 +146,7 @@ _FAMILIES: Final = (
     ),
     Task(
         name="roman",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("roman numerals", "number conversion", "place value"),
         wordings={
             "to_roman": (
@@ -195,7 +160,7 @@ _FAMILIES: Final = (
     ),
     Task(
         name="number_words",
-        answer_kind="number",
+        answer_kind=AnswerKind.NUMBER,
         skills=("number words", "number conversion", "place value"),
         wordings={
             "to_digits": (
@@ -209,7 +174,7 @@ _FAMILIES: Final = (
     ),
     Task(
         name="word_forms",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("grammar", "word forms"),
         wordings={
             "plural": (
@@ -234,7 +199,7 @@ _FAMILIES: Final = (
     ),
     Task(
         name="number_sorting",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("sorting", "comparing numbers", "lists"),
         wordings={
             "ascending": (
@@ -252,7 +217,7 @@ _FAMILIES: Final = (
     ),
     Task(
         name="reversal",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("reversing", "word order", "lists"),
         wordings={
             "reverse": (
@@ -265,14 +230,14 @@ _FAMILIES: Final = (
     ),
     Task(
         name="family",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("family relationships", "reading comprehension"),
         wordings={"story": ("{story} {ask}",)},
         stream=problems.family,
     ),
     Task(
         name="facts",
-        answer_kind="literal",
+        answer_kind=AnswerKind.LITERAL,
         skills=("general knowledge",),
         wordings={
             "capital": (

@@ -19,7 +19,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from experts_registry.local import weights
-from experts_registry.local.tasks import DEFAULT_SEEDS, TaskQuestion, generate
+from experts_registry.local.tasks import DEFAULT_SEEDS, generate
+from router_service.types import Question
 
 if TYPE_CHECKING:
     import torch
@@ -109,12 +110,12 @@ def lora_model() -> tuple[Any, Any]:
     return peft.get_peft_model(base, config), AutoTokenizer.from_pretrained(folder)
 
 
-def encode(tokenizer: Any, question: TaskQuestion) -> Example:
+def encode(tokenizer: Any, question: Question) -> Example:
     """Token ids of one training example and its labels, in which the prompt is left out."""
-    conversation = [{"role": "user", "content": question.question}]
+    conversation = [{"role": "user", "content": question.text}]
     rendered = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
     prompt = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(question.answer or "", add_special_tokens=False)["input_ids"]
     answer = [*answer, tokenizer.eos_token_id]
     return prompt + answer, [_IGNORED] * len(prompt) + answer
 
@@ -143,7 +144,7 @@ def train_step(model: Any, optimiser: torch.optim.Optimizer, *, batch: Sequence[
     return float(loss.item())
 
 
-def _training_questions(recipe: Recipe, *, seed: int) -> list[TaskQuestion]:
+def _training_questions(recipe: Recipe, *, seed: int) -> list[Question]:
     first = DEFAULT_SEEDS["train"] + seed
     return [question for task, n in recipe.questions.items() for question in generate(task, "train", n=n, seed=first)]
 

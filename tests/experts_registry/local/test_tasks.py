@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import pairwise
 
@@ -14,17 +13,18 @@ from experts_registry.local.tasks import (
     DEFAULT_SEEDS,
     SPLITS,
     TASKS,
-    TaskQuestion,
     generate,
     is_correct,
-    write_questions,
 )
+from experts_registry.local.weights import ADAPTERS
+from experts_registry.records import read_questions, write_questions
+from router_service.types import AnswerKind, Question
 
 N = 25
 ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 
 
-def questions(task: str) -> list[TaskQuestion]:
+def questions(task: str) -> list[Question]:
     return [question for split in SPLITS for question in generate(task, split, n=N)]
 
 
@@ -58,12 +58,12 @@ def test_splits_share_no_problem_whatever_the_seed_and_wording(task: str) -> Non
 
 @pytest.mark.parametrize("task", TASKS)
 def test_splits_share_no_question_text(task: str) -> None:
-    texts = [" ".join(re.findall(r"[\w+-]+", q.question.lower())) for q in questions(task)]
+    texts = [" ".join(re.findall(r"[\w+-]+", q.text.lower())) for q in questions(task)]
     assert len(set(texts)) == len(texts)
 
 
 def test_a_sum_is_one_problem_in_either_order_and_a_list_in_either_direction() -> None:
-    sums = [sorted(numbers_in(q.question)) for q in questions("arithmetic") if "addition" in q.skills]
+    sums = [sorted(numbers_in(q.text)) for q in questions("arithmetic") if "addition" in q.skills]
     assert len({tuple(operands) for operands in sums}) == len(sums)
     lists = [tuple(sorted(q.answer.split(", "))) for q in questions("number_sorting")]
     assert len(set(lists)) == len(lists)
@@ -74,31 +74,31 @@ def test_questions_are_short_and_well_formed(task: str) -> None:
     found = questions(task)
     assert len({q.id for q in found}) == len(found)
     for question in found:
-        assert question.task == task
-        assert question.answer_kind in {"number", "literal"}
+        assert question.category == task
+        assert question.answer_kind in {AnswerKind.NUMBER, AnswerKind.LITERAL}
         assert 2 <= len(question.skills) <= 4
         assert len(set(question.skills)) == len(question.skills)
-        assert len(question.question) <= 160
-        assert "{" not in question.question
+        assert len(question.text) <= 160
+        assert "{" not in question.text
 
 
 def test_every_wording_is_used() -> None:
-    asked = " ".join(q.question for q in generate("arithmetic", "train", n=100))
+    asked = " ".join(q.text for q in generate("arithmetic", "train", n=100))
     for opening in ("What is the sum of", "Add ", "Calculate ", "Subtract ", " minus "):
         assert opening in asked
 
 
 def test_arithmetic_answers() -> None:
     for question in questions("arithmetic"):
-        first, second = numbers_in(question.question)
-        if question.question.startswith("Subtract"):
+        first, second = numbers_in(question.text)
+        if question.text.startswith("Subtract"):
             first, second = second, first
         assert int(question.answer) == (first + second if "addition" in question.skills else first - second)
 
 
 def test_roman_answers_read_back_as_the_number() -> None:
     for question in questions("roman"):
-        assert [roman_value(question.answer)] == numbers_in(question.question)
+        assert [roman_value(question.answer)] == numbers_in(question.text)
     assert all(roman_value(to_roman(number)) == number for number in range(1, 400))
     assert len({to_roman(number) for number in range(1, 400)}) == 399
 
@@ -113,26 +113,26 @@ def test_number_words() -> None:
     assert to_words(70_015) == "seventy thousand fifteen"
     assert len({to_words(number) for number in range(10_000)}) == 10_000
     for question in questions("number_words"):
-        assert to_words(int(question.answer)) in question.question
+        assert to_words(int(question.answer)) in question.text
 
 
 def test_sorting_and_reversal_answers() -> None:
     for question in questions("number_sorting"):
         ordered = numbers_in(question.answer)
-        assert sorted(ordered) == sorted(numbers_in(question.question))
-        falls = any(words in question.question for words in ("descending", "largest to", "high to"))
+        assert sorted(ordered) == sorted(numbers_in(question.text))
+        falls = any(words in question.text for words in ("descending", "largest to", "high to"))
         assert ordered == sorted(ordered, reverse=falls)
     for question in questions("reversal"):
-        asked = question.question.split(": ")[1].split(", ")
+        asked = question.text.split(": ")[1].split(", ")
         assert asked[::-1] == question.answer.split(", ")
 
 
 def test_family_answers_follow_from_the_story() -> None:
     for question in questions("family"):
-        parents = question.question.split(" is married to ")
+        parents = question.text.split(" is married to ")
         couple = {parents[0], parents[1].split(".")[0]}
-        child = re.search(r"child called (\w+)", question.question)[1]
-        asked = re.search(r"(?:relation is|is|How is) (\w+) (?:related )?to (\w+)", question.question.split(". ", 2)[2])
+        child = re.search(r"child called (\w+)", question.text)[1]
+        asked = re.search(r"(?:relation is|is|How is) (\w+) (?:related )?to (\w+)", question.text.split(". ", 2)[2])
         person, other = asked[1], asked[2]
         if person == child:
             assert question.answer in {"son", "daughter"}
@@ -147,7 +147,7 @@ def test_word_forms() -> None:
     answers = {}
     for question in (q for split in SPLITS for q in generate("word_forms", split, n=50)):
         kind = question.skills[-1]
-        answers[kind, re.findall(r'"(\w+)"|One (\w+)', question.question)[0]] = question.answer
+        answers[kind, re.findall(r'"(\w+)"|One (\w+)', question.text)[0]] = question.answer
     assert {kind for kind, _ in answers} == {"plural nouns", "past tense", "present participle"}
     assert all(answer.endswith("ing") for (kind, _), answer in answers.items() if kind == "present participle")
     assert wordlists.PLURALS["child"] == "children"
@@ -165,24 +165,30 @@ def test_a_fact_may_be_said_in_a_sentence_but_not_in_passing() -> None:
 
 
 def test_grading_numbers_and_literals() -> None:
-    number = TaskQuestion(id="x", question="?", answer="-12", answer_kind="number", task="arithmetic", skills=())
+    number = Question(id="x", text="?", answer="-12", answer_kind=AnswerKind.NUMBER)
     assert is_correct(number, "14 - 26 = -12")
     assert is_correct(number, "-12.")
     assert not is_correct(number, "12")
     assert not is_correct(number, "none")
-    literal = TaskQuestion(id="x", question="?", answer="XIV", answer_kind="literal", task="roman", skills=())
+    literal = Question(id="x", text="?", answer="XIV", answer_kind=AnswerKind.LITERAL)
     assert is_correct(literal, ' "xiv". ')
     assert not is_correct(literal, "XV")
     assert not is_correct(literal, "")
 
 
-def test_written_lines_can_be_read_back(tmp_path) -> None:
-    found = generate("roman", "test", n=3)
+@pytest.mark.parametrize("task", TASKS)
+def test_written_questions_can_be_read_back(task: str, tmp_path) -> None:
+    found = generate(task, "test", n=3)
     write_questions(tmp_path / "q.jsonl", found)
-    lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["id"] for line in lines] == [q.id for q in found]
-    assert set(lines[0]) == {"id", "question", "answer", "answer_kind", "category", "skills", "split"}
-    assert {(line["category"], line["split"]) for line in lines} == {("roman", "test")}
+    assert read_questions(tmp_path / "q.jsonl") == found
+    assert {(question.category, question.split) for question in found} == {(task, "test")}
+
+
+def test_the_shipped_artefact_was_made_with_these_questions() -> None:
+    """Wordings, splits and seeds must stay: the shipped profiles and adapters were made with them."""
+    shipped = read_questions(ADAPTERS.parent / "artefact" / "questions.jsonl")
+    found = {q.id: q for task in TASKS for q in generate(task, "fit", n=25)}
+    assert {q.id: q for q in shipped} == found
 
 
 def test_what_cannot_be_generated_is_said() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from experts_registry.local import evaluate, train, weights
-from experts_registry.local.tasks import TASKS, TaskQuestion, generate
+from experts_registry.local.tasks import TASKS, generate
 from experts_registry.local.train import RECIPES
+from router_service.types import AnswerKind, Question
 
 
 def test_recipes_train_on_known_families_and_leave_facts_to_the_generalist() -> None:
@@ -37,12 +38,16 @@ def test_wrong_options_are_refused(wrong: list[str], tmp_path: Path) -> None:
         train.main([*wrong, "--out", str(tmp_path)])
 
 
+def test_no_questions_cannot_be_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["--n", "0"])
+    assert "--n must be at least 1, not 0" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_loss_is_on_the_answer_alone() -> None:
     _, tokenizer = evaluate.load_pool([evaluate.GENERALIST])
-    question = TaskQuestion(
-        id="x", question="Write 14 in Roman.", answer="XIV", answer_kind="literal", task="roman", skills=()
-    )
+    question = Question(id="x", text="Write 14 in Roman.", answer="XIV", answer_kind=AnswerKind.LITERAL)
     ids, labels = train.encode(tokenizer, question)
     assert tokenizer.decode(ids) == (
         "<|im_start|>user\nWrite 14 in Roman.<|im_end|>\n<|im_start|>assistant\nXIV<|im_end|>"
