@@ -44,6 +44,17 @@ def module_names() -> frozenset[str]:
     return frozenset(module.name for module in modules())
 
 
+@cache
+def lazy_names() -> dict[str, str]:
+    """Dotted names that a package hands out only when asked, and the module behind each: its table `_LAZY`."""
+    found = {}
+    for module in modules():
+        for node in module.tree.body:
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["_LAZY"]:
+                found |= {f"{module.name}.{name}": home for name, home in ast.literal_eval(node.value).items()}
+    return found
+
+
 def imports_of(module: Module) -> Iterator[str]:
     """The project's modules that this one imports, anywhere in the file, lazily or not (typing-only ones too)."""
     for node in ast.walk(module.tree):
@@ -51,10 +62,22 @@ def imports_of(module: Module) -> Iterator[str]:
             for alias in node.names:
                 if alias.name.split(".")[0] in PACKAGES:
                     yield alias.name
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+        elif isinstance(node, ast.ImportFrom):
+            source = _source_of(node, module)
+            if source.split(".")[0] not in PACKAGES:
+                continue
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in module_names() else node.module
+                whole = f"{source}.{alias.name}"
+                yield whole if whole in module_names() else lazy_names().get(whole, source)
+
+
+def _source_of(node: ast.ImportFrom, module: Module) -> str:
+    """The dotted name after `from`, a relative one made absolute."""
+    if not node.level:
+        return node.module or ""
+    parts = module.name.split(".")
+    package = parts[: len(parts) - node.level + module.is_package]
+    return ".".join([*package, *([node.module] if node.module else [])])
 
 
 def functions_of(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
