@@ -98,7 +98,7 @@ class Unanswered:
         """How they count, in words."""
         if self.n_wrong == self.count:
             return "all count as wrong"
-        return f"{self.n_wrong} count as wrong, the others as they were recorded"
+        return f"counted as wrong: {self.n_wrong}, as recorded: {self.count - self.n_wrong}"
 
     def with_one(self, grade: float) -> Unanswered:
         """One question more, graded `grade`."""

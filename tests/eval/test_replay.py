@@ -88,7 +88,7 @@ async def test_grades_without_answers_judge_the_earliest_member_and_leave_cost_u
     assert results[0].row.cost_usd_per_1k is None
     said = remarks(dataset, the_plan, results)
     assert any("judged by its earliest member" in remark for remark in said)
-    told = "24 of 24 questions got no answer (aggregation_error); 12 count as wrong, the others as they were recorded"
+    told = "24 of 24 questions got no answer (aggregation_error); counted as wrong: 12, as recorded: 12"
     assert any(told in remark for remark in said)
 
 
