@@ -8,7 +8,7 @@ import string
 
 from aggregators.equivalence import canonical, same_answer
 from aggregators.extract import extract
-from router_service.errors import ConfigError
+from router_service.errors import ConfigError, InvalidQuery
 from router_service.types import AnswerKind, Message, Query, Question, TaskFormat
 
 __all__ = ["REGEX_PREFIX", "grade", "question_query", "task_format_of"]
@@ -23,7 +23,12 @@ _CHOICE_INSTRUCTION = "Answer with the letter of the right option."
 
 
 def task_format_of(question: Question) -> TaskFormat:
-    """What an answer to `question` must look like."""
+    """What an answer to `question` must look like; `InvalidQuery` where it has more options than there are letters."""
+    if len(question.options) > len(string.ascii_uppercase):
+        raise InvalidQuery(
+            f"question {question.id!r} has {len(question.options)} options, and the letters A to Z name at most "
+            f"{len(string.ascii_uppercase)}; leave some out, or ask without options for a literal answer"
+        )
     return TaskFormat(kind=question.answer_kind, options=question.options)
 
 
@@ -32,13 +37,13 @@ def question_query(question: Question, *, seed: int | None = None) -> Query:
 
     A number or literal question gets no instruction on how to answer, for a small expert was trained on the bare
     question and does worse with one. What is recorded of the question travels in `metadata`: `skills` (a JSON list),
-    `category` and `benchmark`, each only where known.
+    `category` and `benchmark`, each only where known. Raises `InvalidQuery` for more than 26 options.
     """
-    text = question.text
+    text, task_format = question.text, task_format_of(question)
     if question.answer_kind is AnswerKind.CHOICE and question.options:
         lines = [
             f"{letter}) {option}" for letter, option in zip(string.ascii_uppercase, question.options, strict=False)
-        ]
+        ]  # task_format_of has seen to it that the letters suffice
         text = "\n".join([text, "", *lines, "", _CHOICE_INSTRUCTION])
     metadata = {"category": question.category, "benchmark": question.benchmark}
     if question.skills:
@@ -46,7 +51,7 @@ def question_query(question: Question, *, seed: int | None = None) -> Query:
     return Query(
         id=question.id,
         messages=(Message(role="user", content=text),),
-        task_format=task_format_of(question),
+        task_format=task_format,
         seed=seed,
         metadata={key: value for key, value in metadata.items() if value},
     )

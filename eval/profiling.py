@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from eval.grading import grade, question_query
+from eval.grading import grade, question_query, task_format_of
 from eval.profiling_folder import OutcomeKey, ProfilingFolder
 from experts_registry.artefact import Artefact
 from router_service.engine import Engine
@@ -88,7 +88,8 @@ async def profile_experts(
     """Ask what is not known yet, grade it, keep each outcome at once, and fit the artefact from all outcomes.
 
     All experts are asked in one run of the engine, so each model is loaded once. `folder` must be open. Raises
-    `ConfigError` for a question without reference answer, `UnknownNameError` for an unknown expert.
+    `ConfigError` for a question without reference answer, `InvalidQuery` for one with more than 26 options,
+    `UnknownNameError` for an unknown expert.
     """
     experts = _chosen(engine, job.experts)
     questions = folder.remembered(job.questions)
@@ -139,6 +140,7 @@ def _check(questions: Sequence[Question]) -> None:
     if not questions:
         raise ConfigError("there are no questions to profile on; give a JSONL file with at least one")
     for question in questions:
+        task_format_of(question)
         grade(None, question)
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from eval.grading import grade, question_query
-from router_service.errors import ConfigError
+from router_service.errors import ConfigError, InvalidQuery
 from router_service.types import AnswerKind, Question
 
 CHOICE, NUMBER, LITERAL = AnswerKind.CHOICE, AnswerKind.NUMBER, AnswerKind.LITERAL
@@ -74,6 +74,12 @@ def test_a_choice_is_put_with_lettered_options():
     assert query.text == "What?\n\nA) Rome\nB) Paris\nC) Bonn\n\nAnswer with the letter of the right option."
     assert query.task_format.options == CITIES
     assert (query.id, query.seed) == ("q1", 7)
+
+
+def test_more_options_than_letters_are_refused():
+    question_query(ask("Z", CHOICE, options=tuple(map(str, range(26)))))
+    with pytest.raises(InvalidQuery, match=r"'q1' has 27 options, .* at most 26; leave some out"):
+        question_query(ask("Z", CHOICE, options=tuple(map(str, range(27)))))
 
 
 @pytest.mark.parametrize("kind", [NUMBER, LITERAL, AnswerKind.FREE, AnswerKind.CODE, AnswerKind.JSON])

@@ -17,7 +17,7 @@ from experts_registry.pool import Pool
 from router_service.assembly import build_engine
 from router_service.backends.base import Backend
 from router_service.config import EngineConfig, PartConfig
-from router_service.errors import ConfigError, UnknownNameError
+from router_service.errors import ConfigError, InvalidQuery, UnknownNameError
 from router_service.types import AnswerKind, Completion, CompletionError, Expert, Question, Usage
 from skills.annotators.llm import Llm
 
@@ -252,6 +252,7 @@ async def test_another_question_under_a_known_id_is_an_error(tmp_path):
     [
         ({"questions": ()}, ConfigError, "no questions to profile on"),
         ({"questions": (replace(QUESTIONS[0], answer=None),)}, ConfigError, "'fours-0' has no reference answer"),
+        ({"questions": (replace(QUESTIONS[0], options=("4",) * 27),)}, InvalidQuery, "'fours-0' has 27 options"),
         ({"experts": ("44",)}, UnknownNameError, "unknown expert '44'"),
     ],
 )
