@@ -25,11 +25,6 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """True where the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
 
 def accuracy(grades: Sequence[float]) -> float:
     """The mean grade (each 0..1); raises `ValueError` without any."""
