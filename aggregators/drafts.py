@@ -8,6 +8,7 @@ once, and what is filled in is never read as template again.
 from __future__ import annotations
 
 import importlib.resources
+import json
 import string
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,8 +92,18 @@ def _cut(draft: str, share: int) -> str:
 def _answer_format(task_format: TaskFormat) -> str:
     wanted = _ANSWER_FORMATS.get(task_format.kind, "")
     if task_format.json_schema:
-        wanted += f" It must match this JSON schema: {task_format.json_schema}"
+        wanted += f" It must match this JSON schema: {_bare_schema(task_format.json_schema)}"
     return f"\n{wanted}" if wanted else ""
+
+
+def _bare_schema(json_schema: str) -> str:
+    """The schema without OpenAI's object around it; a text that is not JSON as it is, since its backend refuses it."""
+    try:
+        given = json.loads(json_schema)
+    except ValueError:
+        return json_schema
+    is_wrapped = isinstance(given, dict) and {"name", "schema"} <= given.keys()
+    return json.dumps(given["schema"]) if is_wrapped else json_schema
 
 
 def _with_last_user_text(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ from aggregators.drafts import synthesis_query
 from aggregators.equivalence import AnswerGroup
 from aggregators.extract import extract
 from aggregators.majority import Majority
-from router_service.errors import BudgetExceeded, ConfigError
+from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable
 from router_service.types import Answer, Ask, Completion, Panel, Usage
 
 __all__ = ["Synthesise"]
@@ -21,8 +21,8 @@ class Synthesise:
     """One call of one expert, the writer, over all drafts; the vote where that is not needed or does not come off.
 
     A panel whose members all hold the same answer is kept as it is: the call could only spoil it. Tool calls cannot be
-    written in prose, so a panel that holds any is voted on. Where the writer fails, the budget does not cover it, or no
-    answer can be read out of what it wrote, the majority's answer stands and is marked as such
+    written in prose, so a panel that holds any is voted on. Where the writer fails or may not be asked, the budget does
+    not cover it, or no answer can be read out of what it wrote, the majority's answer stands and is marked as such
     (`Answer.aggregator == "majority"`); what the writer spent is in its usage all the same. A text that was streamed
     to the caller already is kept, readable or not.
     """
@@ -61,7 +61,7 @@ class Synthesise:
         )
         try:
             return await ask(self.expert or best_writer(panel), query, is_visible=True)
-        except BudgetExceeded:
+        except (BudgetExceeded, NoExpertAvailable):
             return None
 
 

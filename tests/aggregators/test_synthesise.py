@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aggregators.drafts import fair_shares, number_drafts, synthesis_query
 from aggregators.synthesise import Synthesise
-from router_service.errors import BudgetExceeded, ConfigError, UnknownNameError
+from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable, UnknownNameError
 from router_service.types import (
     AnswerKind,
     CompletionError,
@@ -99,8 +99,9 @@ async def test_the_writer_can_be_named():
         (FakeAsk("I cannot say."), 1),
         (FakeAsk("   "), 1),
         (FakeAsk(raises=BudgetExceeded("nothing left")), 0),
+        (FakeAsk(raises=NoExpertAvailable("ann is switched off")), 0),
     ],
-    ids=["failed", "unreadable", "empty", "over budget"],
+    ids=["failed", "unreadable", "empty", "over budget", "ruled out"],
 )
 async def test_a_writer_that_fails_leaves_the_majority_standing(ask, completions):
     got = await synthesise(panel(MEMBERS), ask)
@@ -168,10 +169,11 @@ def test_a_conversation_that_ends_on_a_tool_gets_one_more_message():
     assert made.tool_choice == "none"
 
 
-def test_a_schema_is_told():
-    query = dataclasses.replace(
-        panel(MEMBERS).query, task_format=TaskFormat(kind=AnswerKind.JSON, json_schema='{"type": "array"}')
-    )
+@pytest.mark.parametrize(
+    "given", ['{"type": "array"}', '{"name": "rows", "strict": true, "schema": {"type": "array"}}']
+)
+def test_a_schema_is_told(given):
+    query = dataclasses.replace(panel(MEMBERS).query, task_format=TaskFormat(kind=AnswerKind.JSON, json_schema=given))
     made = synthesis_query(query, MEMBERS, seed=1, max_draft_chars=1000)
     assert made.text.endswith('It must match this JSON schema: {"type": "array"}')
 
