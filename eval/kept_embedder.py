@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router_service.config import cache_folder
+from router_service.files import write_atomically
 from skills.base import Embedder, Vectors
 
 __all__ = ["KeptEmbedder"]
@@ -80,11 +81,10 @@ class KeptEmbedder:
     def _save(self, known: dict[bytes, npt.NDArray[np.float32]]) -> None:
         """Replace the file; a cache that cannot be written costs time, not the run."""
         keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), _KEY_BYTES)
+        packed = io.BytesIO()
+        np.savez(packed, keys=keys, vectors=np.stack(list(known.values())))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._path.parent, suffix=".part", delete=False) as file:
-                np.savez(file, keys=keys, vectors=np.stack(list(known.values())))
-            Path(file.name).replace(self._path)
+            write_atomically(self._path, packed.getvalue())
         except OSError as unwritable:
             _log.warning("embeddings are not kept: %s", unwritable)
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from router_service.errors import ConfigError
 
-__all__ = ["Journal", "dump_json", "part_path", "remove_file", "write_atomically"]
+__all__ = ["Journal", "dump_json", "part_path", "remove_file", "write_in_pieces"]
 
 _KIND = "enlist-batch-journal"
 _FORMAT = 1
@@ -30,11 +30,11 @@ def dump_json(record: Mapping[str, Any]) -> bytes:
 
 
 def part_path(path: Path) -> Path:
-    """Where `write_atomically` collects what becomes `path`."""
+    """Where `write_in_pieces` collects what becomes `path`."""
     return path.with_name(path.name + ".part")
 
 
-def write_atomically(path: Path, pieces: Iterator[bytes]) -> None:
+def write_in_pieces(path: Path, pieces: Iterator[bytes]) -> None:
     """Write `path` whole or not at all: a temporary file beside it, forced to disk, then moved over it."""
     part = part_path(path)
     with part.open("wb") as file:

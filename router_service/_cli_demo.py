@@ -62,15 +62,16 @@ def _config(options: DemoOptions) -> EngineConfig:
 
 
 def _questions(options: DemoOptions, split: Literal["fit", "test"]) -> list[Question]:
-    """The split's questions over all tasks, written to a file a reader can look at, and read back from it."""
-    from experts_registry.local.tasks import TASKS, generate, write_questions
-    from experts_registry.records import read_questions
+    """The split's questions over all tasks, written to a file as well, where a reader can look at them."""
+    from experts_registry.local.tasks import TASKS, generate
+    from experts_registry.records import write_questions
 
     n = options.fit if split == "fit" else options.test
     path = options.out / f"{split}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_questions(path, [question for task in TASKS for question in generate(task, split, n=n)])
-    return read_questions(path)
+    questions = [question for task in TASKS for question in generate(task, split, n=n)]
+    write_questions(path, questions)
+    return questions
 
 
 def _profile(config: EngineConfig, questions: list[Question], folder: Path) -> Artefact:

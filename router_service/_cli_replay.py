@@ -38,8 +38,8 @@ def replay(options: ReplayOptions) -> None:
     from eval.datasets import load_dataset
     from eval.replay import ReplayPlan, remarks, usable_embedder
     from eval.replay import replay as run_replay
-    from experts_registry.files import write_atomically
     from router_service.errors import ConfigError
+    from router_service.files import write_atomically
 
     dataset = load_dataset(options.data)
     if not options.pool or not options.recruiter:

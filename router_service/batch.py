@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from router_service._batch_journal import Journal, dump_json, part_path, remove_file, write_atomically
+from router_service._batch_journal import Journal, dump_json, part_path, remove_file, write_in_pieces
 from router_service._batch_lines import BatchLine, ChatParser, QuestionReader, fingerprint_file, read_lines
 from router_service._batch_output import FinishedLine, malformed_line, plain_line, read_back
 from router_service.config import EngineConfig
@@ -293,10 +293,10 @@ def _write_output(job: BatchJob, journal: Journal, header: Mapping[str, str]) ->
             checksum.update(piece)
             yield piece
 
-    write_atomically(job.target, pieces())
+    write_in_pieces(job.target, pieces())
     counts["usage"] = _parts(usage)
     receipt = {"batch": header, "output": checksum.hexdigest(), "counts": counts, "retryable": retryable}
-    write_atomically(job.receipt_path, iter([dump_json(receipt)]))
+    write_in_pieces(job.receipt_path, iter([dump_json(receipt)]))
     return receipt
 
 

@@ -16,10 +16,9 @@ from typing import Final, Literal
 
 from experts_registry.local import problems, wordlists
 from experts_registry.local.problems import Problem
-from experts_registry.records import write_questions
 from router_service.types import AnswerKind, Question
 
-__all__ = ["DEFAULT_SEEDS", "SPLITS", "TASKS", "Split", "Task", "generate", "is_correct", "split_of", "write_questions"]
+__all__ = ["DEFAULT_SEEDS", "SPLITS", "TASKS", "Split", "Task", "generate", "is_correct", "split_of"]
 
 Split = Literal["train", "fit", "test"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service._batch_journal import Journal, write_atomically
+from router_service._batch_journal import Journal, write_in_pieces
 from router_service.errors import ConfigError
 
 HEADER = {"input": "abc", "config.k": "3"}
@@ -124,7 +124,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError):
-        write_atomically(path, pieces())
+        write_in_pieces(path, pieces())
     assert path.read_text() == "old"
-    write_atomically(path, iter([b"new", b"er"]))
+    write_in_pieces(path, iter([b"new", b"er"]))
     assert path.read_text() == "newer"
