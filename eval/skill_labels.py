@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from eval.grading import question_query
 from router_service.dispatch.ask import BudgetedAsk
-from router_service.dispatch.ledger import Ledger
 from router_service.engine import Engine
 from router_service.errors import ConfigError
 from router_service.types import Question, stable_seed
@@ -63,7 +62,8 @@ async def label_by_expert(engine: Engine, questions: Sequence[Question], annotat
     bare = [question for question in questions if not question.skills]
     seed = engine.defaults.seed
     queries = [question_query(question, seed=stable_seed(seed, "skills", question.id)) for question in bare]
-    ask = BudgetedAsk(engine.runner, {query.id: Ledger(query.budget) for query in queries})
+    ledgers = {query.id: engine.runner.ledger(query.budget, deadline_from="first_call") for query in queries}
+    ask = BudgetedAsk(engine.runner, ledgers)
     named = dict(zip((q.id for q in bare), await annotator.name_skills(queries, ask=ask), strict=True))
     if bare and not any(named.values()):
         raise ConfigError(

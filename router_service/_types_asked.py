@@ -134,7 +134,10 @@ class AnswerKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFormat:
-    """What an answer must look like: its kind, the options of a choice, the schema (JSON text) of a JSON answer."""
+    """What an answer must look like: its kind, the options of a choice, the schema (JSON text) of a JSON answer.
+
+    `json_schema` is the schema itself, or OpenAI's object around it: its name, perhaps a description, and the schema.
+    """
 
     kind: AnswerKind = AnswerKind.FREE
     options: tuple[str, ...] = ()

@@ -39,12 +39,13 @@ class Expert:
 
     `parameters_b` is in billions, `memory_gib` in GiB, `lora_base` the model folder or id that `adapter` sits on.
     `options` holds what only its backend understands, checked by that backend when the pool is loaded.
+    `address` stays out of the repr, since it may hold a password.
     """
 
     id: str
     model: str
     backend: str
-    address: str | None = None
+    address: str | None = field(default=None, repr=False)
     api_key: Secret | None = None
     prices: Prices | None = None
     context_window: int | None = None

@@ -285,6 +285,7 @@ class Ask(Protocol):
 
         A failed call is a `Completion` with `error` set. With `is_visible` the text becomes the answer, so its tokens
         are streamed to the caller as they come. Raises `BudgetExceeded` where the query's budget does not cover it,
-        and `UnknownNameError` for an expert that is not registered.
+        `UnknownNameError` for an expert that is not registered, and
+        `NoExpertAvailable` for one that is switched off or that the query rules out.
         """
         ...

@@ -27,7 +27,10 @@ class FitData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecruitRequest:
-    """One query to recruit for; `seed` is the query's own, `completions` are there when asked again."""
+    """One query to recruit for; `seed` is the query's own, `completions` are there when asked again.
+
+    `query.budget` is what is left of the query's budget after its annotation and the completions so far.
+    """
 
     query: Query
     annotation: SkillAnnotation
