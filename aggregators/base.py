@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from router_service.plugins import Registry
-from router_service.types import Answer, Ask, Panel
+from router_service.types import Answer, Ask, FitData, Panel
 
-__all__ = ["AGGREGATORS", "Aggregator"]
+__all__ = ["AGGREGATORS", "Aggregator", "LearnedAggregator"]
 
 
 @runtime_checkable
@@ -26,6 +26,15 @@ class Aggregator(Protocol):
 
         An aggregator that lets an LLM write the answer calls `ask(..., is_visible=True)` for that text.
         """
+        ...
+
+
+@runtime_checkable
+class LearnedAggregator(Aggregator, Protocol):
+    """An aggregator that learns; aggregating before `fit` raises `NotFittedError`."""
+
+    def fit(self, data: FitData) -> LearnedAggregator:
+        """Learn from graded outcomes; returns itself."""
         ...
 
 

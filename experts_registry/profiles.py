@@ -17,7 +17,7 @@ from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError
 from router_service.types import Outcome, Profile, Question, Tally
 
-__all__ = ["ProfileSet", "fit_profiles", "load_profiles", "profiles_text"]
+__all__ = ["ProfileSet", "fit_profiles", "load_profiles", "profiles_from_text", "profiles_text"]
 
 FORMAT_VERSION = 1
 
@@ -115,25 +115,36 @@ def profiles_text(profiles: ProfileSet) -> str:
 def load_profiles(path: Path) -> ProfileSet:
     """The profiles in a file with `profiles_text`; raises `ConfigError` for another version or a damaged file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no profile file {path}; make one with `enlist profile`") from None
     except (OSError, ValueError) as damaged:
-        raise ConfigError(
-            f"cannot read profiles from {path}: {damaged}; make them again with `enlist profile`"
-        ) from None
+        raise _unreadable(str(path), damaged) from None
+    return profiles_from_text(text, str(path))
+
+
+def profiles_from_text(text: str, source: str) -> ProfileSet:
+    """The profiles in a text of `profiles_text`; raises `ConfigError`, naming `source`, as `load_profiles` does."""
+    try:
+        content = json.loads(text)
+    except ValueError as damaged:
+        raise _unreadable(source, damaged) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise ConfigError(
-            f"{path} has profile format {version!r}, and this version reads {FORMAT_VERSION}; "
+            f"{source} has profile format {version!r}, and this version reads {FORMAT_VERSION}; "
             "make it again with `enlist profile`"
         )
-    file = parse_model(_ProfileFile, content, str(path))
+    file = parse_model(_ProfileFile, content, source)
     return ProfileSet(
         profiles={expert_id: _as_profile(expert_id, entry) for expert_id, entry in file.profiles.items()},
         pool_name=file.pool,
         created_at=file.created_at,
     )
+
+
+def _unreadable(source: str, damage: Exception) -> ConfigError:
+    return ConfigError(f"cannot read profiles from {source}: {damage}; make them again with `enlist profile`")
 
 
 def _as_json(profile: Profile) -> dict[str, object]:

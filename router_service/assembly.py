@@ -17,9 +17,10 @@ from router_service.config import EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError, UnknownNameError
+from router_service.lessons import Lessons
 from router_service.plugins import Registry
-from router_service.recruit.base import RECRUITERS, FitData
-from router_service.types import Expert, SkillAnnotation
+from router_service.recruit.base import RECRUITERS
+from router_service.types import Expert
 from skills.base import ANNOTATORS, Annotator
 
 __all__ = ["LazyParts", "artefact_folder", "build_engine", "make_backends", "usable_pool"]
@@ -77,12 +78,13 @@ def build_engine(
         backends=backends,
         settings=config.dispatch,
     )
-    data = _fit_data(pool, artefact)
+    annotator = _annotator(config.annotator, artefact)
+    lessons = Lessons(pool, artefact, annotator)
     return Engine(
         pool=pool,
-        annotator=_annotator(config.annotator, artefact),
-        recruiters=LazyParts(RECRUITERS, _recruiter_options(config), lambda recruiter: recruiter.fit(data)),
-        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config, folder)),
+        annotator=annotator,
+        recruiters=LazyParts(RECRUITERS, _recruiter_options(config), lambda part: part.fit(lessons.for_part(part))),
+        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config, folder), lessons.taught),
         runner=runner,
         defaults=EngineDefaults(recruiter=config.recruiter.name, aggregator=config.aggregator.name, seed=config.seed),
     )
@@ -132,23 +134,6 @@ def _backend_of(expert: Expert, backends: Mapping[str, Backend]) -> Backend:
 def _annotator(part: PartConfig, artefact: Artefact | None) -> Annotator:
     annotator = ANNOTATORS.create(part.name, part.options)
     return annotator if artefact is None else annotator.fit(artefact.questions)
-
-
-def _fit_data(pool: Pool, artefact: Artefact | None) -> FitData:
-    if artefact is None:
-        return FitData(experts=pool.experts)
-    annotations = {
-        question.id: SkillAnnotation(
-            query_id=question.id,
-            skills=dict.fromkeys(question.skills, 1.0),
-            category=question.category,
-            annotator="recorded",
-        )
-        for question in artefact.questions
-    }
-    return FitData(
-        experts=pool.experts, profiles=artefact.profiles, outcomes=tuple(artefact.outcomes), annotations=annotations
-    )
 
 
 def _recruiter_options(config: EngineConfig) -> dict[str, dict[str, Any]]:

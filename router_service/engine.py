@@ -11,16 +11,16 @@ from typing import Generic, Protocol, TypeVar
 
 from aggregators.base import Aggregator
 from experts_registry.pool import Pool
+from router_service.admission import check_query, require_distinct_ids
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
-from router_service.errors import AggregationError, InvalidQuery, RouterError
+from router_service.errors import AggregationError, RouterError
 from router_service.flight import Emit, Flight, as_router_error, together_or_alone
 from router_service.recruit.base import Recruiter, SequentialRecruiter
 from router_service.types import (
     Answered,
-    Budget,
     Completion,
     CompletionFinished,
     DecisionMade,
@@ -47,6 +47,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 _NAMED = "named"
 _FIRST = "first"
+_AUTO = "auto"
 
 
 class Parts(Protocol, Generic[T_co]):
@@ -112,7 +113,7 @@ class Engine:
         Close the iterator (`contextlib.aclosing`) to cancel every open call. Raises `InvalidQuery` at once where two
         queries share an id; everything that goes wrong with one query is its own `Failed`.
         """
-        _require_distinct_ids(queries)
+        require_distinct_ids(queries)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         worker = asyncio.create_task(self._work(queries, events.put_nowait, deadlines_from))
         worker.add_done_callback(lambda _: events.put_nowait(None))
@@ -139,7 +140,7 @@ class Engine:
 
     async def route(self, queries: Sequence[Query]) -> list[DecisionMade | Failed]:
         """Annotate and recruit only, in order; no expert is asked (an LLM annotator is)."""
-        _require_distinct_ids(queries)
+        require_distinct_ids(queries)
         ends: dict[str, DecisionMade | Failed] = {}
 
         def emit(event: Event) -> None:
@@ -178,7 +179,7 @@ class Engine:
 
     def _flight(self, query: Query, deadlines_from: DeadlinesFrom) -> Flight:
         controls = query.controls
-        _check_query(query)
+        check_query(query)
         recruiter_name = _NAMED if controls.expert else controls.recruiter or self.defaults.recruiter
         aggregator_name = controls.aggregator or (_FIRST if controls.expert else self.defaults.aggregator)
         for expert_id in (controls.expert, *controls.experts_allowed, *controls.experts_denied):
@@ -223,7 +224,7 @@ class Engine:
         for group in _by_recruiter(flights):
             part = f"recruiter {group[0].recruiter_name!r}"
             for flight, decision in await together_or_alone(group, self._decisions, part=part, emit=emit):
-                flight.decision = replace(decision, recruiter=flight.recruiter_name, aggregator=flight.aggregator_name)
+                flight.decision = _named(decision, flight)
                 if decision.recruits:
                     recruited.append(flight)
                 else:
@@ -282,7 +283,7 @@ class Engine:
         """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
         alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
         is_final = not isinstance(flight.recruiter, SequentialRecruiter)
-        keeps = self._aggregators.get(flight.aggregator_name).keeps_text
+        keeps = self._aggregators.get(_aggregator_of(flight)).keeps_text
         return flight.query.controls.streams and alone and is_final and keeps
 
     async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
@@ -311,7 +312,9 @@ class Engine:
             return
         part = f"aggregator {flight.aggregator_name!r}"
         try:
-            answer = await self._aggregators.get(flight.aggregator_name).aggregate(flight.panel, ask=ask)
+            answer = await self._aggregators.get(flight.decision.aggregator or flight.aggregator_name).aggregate(
+                flight.panel, ask=ask
+            )
             if flight.shown in ("", answer.text):  # what a caller has seen cannot be taken back
                 emit(flight.answered(answer, ask.waited_s(flight.query.id)))
                 return
@@ -360,33 +363,17 @@ def _by_recruiter(flights: Sequence[Flight]) -> list[list[Flight]]:
     return list(groups.values())
 
 
+def _named(decision: RouteDecision, flight: Flight) -> RouteDecision:
+    """The decision under the names its parts go by here; where the aggregator is left to `auto`, the recruiter's
+    advice on it stays."""
+    advice = decision.aggregator if flight.aggregator_name == _AUTO else None
+    return replace(decision, recruiter=flight.recruiter_name, aggregator=advice or flight.aggregator_name)
+
+
+def _aggregator_of(flight: Flight) -> str:
+    return flight.decision.aggregator or flight.aggregator_name
+
+
 def _refused(query: Query, error: RouterError) -> Event:
     failure = RouteFailure(query_id=query.id, code=error.code, message=error.message)
     return Failed(query_id=query.id, failure=failure)
-
-
-def _require_distinct_ids(queries: Sequence[Query]) -> None:
-    seen: set[str] = set()
-    for query in queries:
-        if query.id in seen:
-            raise InvalidQuery(f"two queries share the id {query.id!r}; give each query of a call an id of its own")
-        seen.add(query.id)
-
-
-def _check_query(query: Query) -> None:
-    """Refuse what no expert could answer; what only some can is left to eligibility."""
-    if not query.messages:
-        raise InvalidQuery("the query has no messages; send at least one user message")
-    has_content = query.text.strip() or query.modalities - {"text"}
-    if not has_content and query.messages[-1].role != "tool":
-        raise InvalidQuery("the question is empty; send a user message with some text")
-    if query.controls.k is not None and query.controls.k < 1:
-        raise InvalidQuery(f"k is {query.controls.k}; ask for at least 1 completion")
-    _check_budget(query.budget)
-
-
-def _check_budget(budget: Budget) -> None:
-    for name in ("max_completions", "max_cost_usd", "max_output_tokens", "deadline_s"):
-        value = getattr(budget, name)
-        if value is not None and not value >= 0:
-            raise InvalidQuery(f"budget {name} is {value}; it must be 0 or more, or left out for no limit")

@@ -33,6 +33,7 @@ from router_service._types_experts import (
     Profile,
     Tally,
 )
+from router_service._types_fit import EmbedTexts, FitData
 from router_service._types_results import (
     Answer,
     Answered,
@@ -71,11 +72,13 @@ __all__ = [
     "ContentPart",
     "DecisionMade",
     "Elimination",
+    "EmbedTexts",
     "Event",
     "Expert",
     "ExpertBatch",
     "ExpertLimits",
     "Failed",
+    "FitData",
     "ImagePart",
     "Message",
     "Outcome",

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 from experts_registry.estimate import estimate_panel
@@ -13,8 +14,9 @@ from router_service.errors import ConfigError, NotFittedError
 from router_service.recruit.allowance import Allowance, allowance_of
 from router_service.recruit.base import FitData, RecruitRequest
 from router_service.recruit.eligibility import Eligibility, Shortlist
+from router_service.recruit.saved import Learned, SavedRecruiter, options_of
 from router_service.recruit.strength import Floats, StrengthTable
-from router_service.types import MAX_K, Query, Recruit, RouteDecision
+from router_service.types import MAX_K, Expert, Query, Recruit, RouteDecision
 
 __all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_k"]
 
@@ -31,11 +33,15 @@ class Case:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What a strategy makes of a case: positions of the chosen experts (one per completion, in order of preference),
-    the score of every expert of the pool, and why a fallback rule was used, if one was."""
+    the score of every expert of the pool (NaN for one that it cannot score), and why a fallback rule was used."""
 
     positions: Sequence[int]
     scores: Sequence[float]
     fallback_reason: str | None = None
+    p_correct: Sequence[float] | None = None
+    """The strategy's own P(correct) of every expert; unset leaves it to the profiles."""
+    aggregator: str | None = None
+    """The aggregator the strategy advises, for queries whose aggregator is `auto`."""
 
 
 class Roster:
@@ -43,6 +49,7 @@ class Roster:
 
     def __init__(self, data: FitData) -> None:
         self.experts = data.experts
+        self.profiles = data.profiles
         self.ids = tuple(expert.id for expert in data.experts)
         self.table = StrengthTable(data.experts, data.profiles)
         self._eligibility = Eligibility(data.experts)
@@ -66,11 +73,13 @@ class Roster:
             samples[position] = samples.get(position, 0) + 1
         panel = [(self.experts[position], number) for position, number in samples.items()]
         scores = choice.scores
+        p_correct = choice.p_correct if choice.p_correct is not None else p_correct
         order = sorted(samples, key=lambda position: (-scores[position], position))
         return RouteDecision(
             query_id=case.request.query.id,
             recruits=tuple(_recruit(self.ids[i], scores[i], p_correct[i], samples=samples[i]) for i in order),
             recruiter=recruiter,
+            aggregator=choice.aggregator,
             eliminated=case.shortlist.eliminated,
             scores=self._scores(case.shortlist, scores),
             is_fallback=choice.fallback_reason is not None,
@@ -96,27 +105,65 @@ class RosterRecruiter(ABC):
 
     name: ClassVar[str]
     needs_annotation: bool = False
+    needs_embeddings: ClassVar[bool] = False
+    """True where the strategy goes by embeddings: `fit` then gets annotations that hold them."""
     needs_profiles: ClassVar[bool] = True
     """True where the strategy has nothing to go by without profiles."""
+    scores_jointly: ClassVar[bool] = False
+    """True where a score depends on who else is in the pool, as in what is learned of all experts together."""
+    sizes_panel: ClassVar[bool] = False
+    """True where the strategy settles itself how many completions a query gets, `k` being the most."""
 
     roster_: Roster | None = None
 
     def fit(self, data: FitData) -> Self:
         """Learn the pool and its profiles; raises `ConfigError` where profiles are needed and the pool has none."""
+        roster = self._enrol(data)
+        self._learn(data, roster)
+        self.roster_ = roster
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file; raises `NotFittedError` before `fit`."""
+        roster = self._require_fitted()
+        SavedRecruiter(
+            name=self.name,
+            expert_ids=roster.ids,
+            profiles=roster.profiles,
+            options=options_of(self),
+            learned=self._learned(),
+        ).write(path)
+
+    def load(self, path: str | Path, *, experts: Sequence[Expert]) -> Self:
+        """Take the state that `save` wrote; returns itself. `ConfigError` as `SavableRecruiter.load` says."""
+        saved = SavedRecruiter.read(path, name=self.name, options=options_of(self), experts=experts)
+        roster = self._enrol(FitData(experts=tuple(experts), profiles=saved.profiles))
+        self._relearn(saved.learned, roster)
+        self.roster_ = roster
+        return self
+
+    def _enrol(self, data: FitData) -> Roster:
         roster = Roster(data)
         if self.needs_profiles and not roster.table.has_profile.any():
             raise ConfigError(
                 f"recruiter {self.name!r} goes by profiles, and none of the {len(data.experts)} experts has one; "
                 "make them with `enlist profile`, or recruit with `random` or `all`"
             )
-        self.roster_ = roster
-        return self
+        return roster
+
+    def _learn(self, data: FitData, roster: Roster) -> None:  # noqa: B027 (most have nothing to learn)
+        """What the strategy learns besides the roster; raises `ConfigError` naming what is missing."""
+
+    def _learned(self) -> Learned:
+        """What `_learn` left, as values and arrays: `_relearn` must make the same of it."""
+        return Learned()
+
+    def _relearn(self, learned: Learned, roster: Roster) -> None:  # noqa: B027 (as `_learn`)
+        """Take back what `_learned` gave."""
 
     def recruit(self, requests: Sequence[RecruitRequest]) -> list[RouteDecision]:
         """One decision per request, in order; raises `NotFittedError` before `fit`."""
-        roster = self.roster_
-        if roster is None:
-            raise NotFittedError(f"recruiter {self.name!r} recruits only after `fit`")
+        roster = self._require_fitted()
         if not requests:
             return []
         cases = [self._case(roster, request) for request in requests]
@@ -128,6 +175,11 @@ class RosterRecruiter(ABC):
     def completions_for(self, query: Query) -> int:
         """How many completions the query gets where its budget covers them."""
         return 1
+
+    def _require_fitted(self) -> Roster:
+        if self.roster_ is None:
+            raise NotFittedError(f"recruiter {self.name!r} recruits only after `fit`")
+        return self.roster_
 
     def _case(self, roster: Roster, request: RecruitRequest) -> Case:
         return roster.case(request, self.completions_for(request.query))

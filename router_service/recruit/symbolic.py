@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from router_service.errors import ConfigError, NotFittedError
+from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS, RecruitRequest
 from router_service.recruit.draws import draw, global_strength, lifted_weights, positive_weights, trim_weights
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
@@ -59,7 +59,7 @@ class Symbolic(RosterRecruiter):
 
         A row of zeros means that nobody is eligible. Raises `NotFittedError` before `fit`.
         """
-        roster = self._fitted()
+        roster = self._require_fitted()
         cases = [self._case(roster, request) for request in requests]
         scores, _ = roster.table.strengths([request.annotation for request in requests])
         (weights, *_), _ = self._levels(roster, cases, scores)
@@ -110,11 +110,6 @@ class Symbolic(RosterRecruiter):
         is_weak = (best > 0) & ((np.maximum(scores, 0.0) * strength).max(axis=1) == 0)
         codes = np.where(best <= 0, 1, np.where(is_weak, 2, 0))
         return positive_weights(scores, strength), lifted_weights(scores, strength), codes
-
-    def _fitted(self) -> Roster:
-        if self.roster_ is None:
-            raise NotFittedError(f"recruiter {self.name!r} recruits only after `fit`")
-        return self.roster_
 
 
 _REASONS = (None, NOBODY_POSITIVE, NO_STRENGTH)

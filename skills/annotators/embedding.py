@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from skills.artefacts import ArtefactKind
 from skills.base import ANNOTATORS, Embedder, Vectors
 from skills.cached_embedder import open_embedder
 from skills.neighbours import Neighbours
+from skills.texts import question_text
 
 __all__ = ["Embedding"]
 
@@ -80,6 +82,10 @@ class Embedding:
         seen, index = self._fitted()
         return await asyncio.to_thread(self._annotate, queries, seen, index) if queries else []
 
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """The texts' vectors as annotations carry them: shape (texts, dimension)."""
+        return self._embedder.embed(texts)
+
     def save(self, path: str | Path) -> None:
         """Write the fitted questions' ids, skills, categories and vectors to one file."""
         seen, index = self._fitted()
@@ -102,7 +108,7 @@ class Embedding:
         return self.questions_, self._index
 
     def _annotate(self, queries: Sequence[Query], seen: tuple[_Seen, ...], index: Neighbours) -> list[SkillAnnotation]:
-        vectors = self._embedder.embed([query.text for query in queries])
+        vectors = self._embedder.embed([question_text(query) for query in queries])
         similarities, rows = index.search(vectors, self.neighbours)
         return [
             self._annotation(query.id, vector, near=near, found=[seen[row] for row in found])
@@ -125,7 +131,7 @@ class Embedding:
             category=next(iter(categories), None),
             novelty=float(np.clip(1.0 - near[0], 0.0, 1.0)),
             annotator="embedding",
-            embedding=tuple(vector.tolist()),
+            embedding=array("f", vector.tobytes()),
             nearest=tuple((q.id, similarity) for q, similarity in zip(found, close.tolist(), strict=False)),
         )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from router_service.errors import ConfigError
 from router_service.types import Ask, Query, Question, SkillAnnotation
-from skills.base import ANNOTATORS, Embedder
+from skills.annotators.embedding import Embedding
+from skills.base import ANNOTATORS, Embedder, Vectors
 from skills.index import SkillIndex
 
 __all__ = ["Recorded"]
@@ -30,6 +31,10 @@ class Recorded:
     """Used for names that are no fitted skill; an `Embedder`, or the name of a registered one."""
     floor: float = 0.0
     """Cosine similarity below which a name snaps to no skill."""
+    embeds: bool = False
+    """Whether queries are embedded too, for what recruits by embeddings: embedding, category, novelty and nearest
+    questions are then those of the annotator `embedding`."""
+    questions_: Embedding | None = field(init=False, default=None, repr=False)
     index_: SkillIndex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -40,25 +45,41 @@ class Recorded:
     def fit(self, questions: Sequence[Question]) -> Recorded:
         """Learn which skills there are: all that the questions name. `ConfigError` where none names any."""
         self.index_.fit_questions(questions)
+        if self.embeds:
+            self.questions_ = Embedding(embedder=self.index_.embedder).fit(questions)
         return self
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """The texts' vectors as annotations carry them: shape (texts, dimension)."""
+        return self.index_.embedder.embed(texts)
 
     async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
         """One annotation per query, in order; never calls `ask`."""
         names = [_recorded_names(query) for query in queries]
         found = await asyncio.to_thread(self.index_.weights_of_each, names, self.floor)
+        bare = [SkillAnnotation(query_id=query.id) for query in queries]
+        embedded = bare if self.questions_ is None else await self.questions_.annotate(queries, ask=ask)
         return [
-            SkillAnnotation(query_id=query.id, skills=skills, annotator="recorded")
-            for query, skills in zip(queries, found, strict=True)
+            replace(annotation, skills=skills, annotator="recorded")
+            for annotation, skills in zip(embedded, found, strict=True)
         ]
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted skills to one file."""
+        """Write the fitted skills to one file; with `embeds` the questions to another beside it."""
         self.index_.save(path)
+        if self.questions_ is not None:
+            self.questions_.save(_questions_path(path))
 
     def load(self, path: str | Path) -> Recorded:
         """Take the state that `save` wrote; returns itself."""
         self.index_.load(path)
+        if self.embeds:
+            self.questions_ = Embedding(embedder=self.index_.embedder).load(_questions_path(path))
         return self
+
+
+def _questions_path(path: str | Path) -> Path:
+    return Path(path).with_suffix(".questions.npz")
 
 
 def _recorded_names(query: Query) -> list[str]:

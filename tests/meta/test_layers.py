@@ -13,7 +13,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("router_service.plugins", "router_service.config", "router_service.files"),
     ("experts_registry", "skills", "aggregators"),
     ("router_service.recruit", "router_service.dispatch", "router_service.backends", "router_service.store"),
-    ("router_service.engine", "router_service.flight", "router_service.assembly"),
+    (
+        "router_service.engine",
+        "router_service.flight",
+        "router_service.assembly",
+        "router_service.lessons",
+        "router_service.admission",
+    ),
     ("router_service.http", "router_service.client", "router_service.batch", "eval"),
     ("router_service.cli",),
 )

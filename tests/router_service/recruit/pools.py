@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,14 +15,18 @@ from router_service.types import (
     Outcome,
     Prices,
     Profile,
+    Question,
     RouteControls,
     SkillAnnotation,
     Tally,
+    stable_seed,
     user_query,
 )
 
 SKILLS = ("algebra", "biology", "chess", "drama")
 CATEGORIES = ("arts", "maths")
+DIMENSION = 4
+"""Numbers in an embedding here."""
 LONGEST = 100
 """Tokens of the longest completion of every expert here."""
 
@@ -51,13 +56,14 @@ def request(
     text: str = "What is it?",
     category: str | None = None,
     budget: Budget | None = None,
+    embedding: Sequence[float] | None = None,
     **controls,
 ) -> RecruitRequest:
     weights = dict(skills) if isinstance(skills, Mapping) else dict.fromkeys(skills, 1.0)
     query = replace(
         user_query(f"q{seed}", text), budget=budget or Budget(), controls=RouteControls(**controls), seed=seed
     )
-    annotation = SkillAnnotation(query_id=query.id, skills=weights, category=category)
+    annotation = SkillAnnotation(query_id=query.id, skills=weights, category=category, embedding=embedding)
     return RecruitRequest(query=query, annotation=annotation, seed=seed)
 
 
@@ -65,6 +71,7 @@ def fit_data(experts: Sequence[Expert], profiles: Mapping[str, Profile]) -> FitD
     """What an engine hands over, with a graded outcome per trial of the overall tally for recruiters that want it."""
     outcomes = []
     annotations = {}
+    questions = {}
     for item in experts:
         known = profiles.get(item.id)
         for number in range(known.overall.trials if known else 0):
@@ -74,8 +81,28 @@ def fit_data(experts: Sequence[Expert], profiles: Mapping[str, Profile]) -> FitD
                 Outcome(dataset="d", split="fit", question_id=question_id, expert_id=item.id, correct=correct)
             )
             skill = SKILLS[number % len(SKILLS)]
-            annotations[question_id] = SkillAnnotation(query_id=question_id, skills={skill: 1.0}, category="maths")
-    return FitData(experts=tuple(experts), profiles=dict(profiles), outcomes=tuple(outcomes), annotations=annotations)
+            category = CATEGORIES[number % len(CATEGORIES)]
+            annotations[question_id] = SkillAnnotation(
+                query_id=question_id, skills={skill: 1.0}, category=category, embedding=vector(question_id)
+            )
+            questions[question_id] = Question(
+                id=question_id, text=f"What of {skill}, case {number}?", category=category, answer="A", skills=(skill,)
+            )
+    return FitData(
+        experts=tuple(experts),
+        profiles=dict(profiles),
+        outcomes=tuple(outcomes),
+        annotations=annotations,
+        questions=questions,
+        embed=lambda texts: [vector(text) for text in texts],
+    )
+
+
+def vector(text: str) -> tuple[float, ...]:
+    """A unit vector that depends on the text alone."""
+    raw = [(stable_seed(text, place) % 2001 - 1000.5) / 1000 for place in range(DIMENSION)]
+    length = math.sqrt(math.fsum(value * value for value in raw))
+    return tuple(value / length for value in raw)
 
 
 def recruiter(name: str, data: FitData, **options) -> Recruiter:
@@ -121,6 +148,7 @@ def requests(draw, data: FitData) -> RecruitRequest:
         text="word " * draw(st.sampled_from([1, 200])),
         category=draw(st.sampled_from([None, *CATEGORIES])),
         budget=budget,
+        embedding=draw(st.none() | st.sampled_from(["one", "two", "three", "four"]).map(vector)),
         k=draw(st.none() | st.integers(1, 8)),
         expert=draw(st.sampled_from(ids)),
         experts_allowed=tuple(draw(st.lists(st.sampled_from(ids), max_size=3))),

@@ -1,0 +1,80 @@
+"""What the parts of an engine learn from: an artefact's questions and outcomes, embedded only for who needs that."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from aggregators.base import Aggregator, LearnedAggregator
+from experts_registry.artefact import Artefact
+from experts_registry.pool import Pool
+from router_service.types import FitData, SkillAnnotation
+from skills.base import Annotator, Vectors
+
+__all__ = ["EmbeddingAnnotator", "Lessons", "fit_data"]
+
+A = TypeVar("A", bound=Aggregator)
+
+
+@runtime_checkable
+class EmbeddingAnnotator(Protocol):
+    """An annotator whose annotations carry embeddings, and that embeds any text alike."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """One unit row per text, shape (texts, dimension)."""
+        ...
+
+
+def fit_data(pool: Pool, artefact: Artefact | None) -> FitData:
+    """What a pool and its artefact teach: annotations hold the skills and categories that the questions name."""
+    if artefact is None:
+        return FitData(experts=pool.experts)
+    annotations = {
+        question.id: SkillAnnotation(
+            query_id=question.id,
+            skills=dict.fromkeys(question.skills, 1.0),
+            category=question.category,
+            annotator="recorded",
+        )
+        for question in artefact.questions
+    }
+    return FitData(
+        experts=pool.experts,
+        profiles=artefact.profiles,
+        outcomes=tuple(artefact.outcomes),
+        annotations=annotations,
+        questions={question.id: question for question in artefact.questions},
+    )
+
+
+class Lessons:
+    """The fit data of one engine; questions are embedded once, when the first part needs it."""
+
+    def __init__(self, pool: Pool, artefact: Artefact | None, annotator: Annotator) -> None:
+        self.plain = fit_data(pool, artefact)
+        self._annotator = annotator
+
+    def for_part(self, part: object) -> FitData:
+        """What this recruiter or aggregator learns from."""
+        return self.embedded if getattr(part, "needs_embeddings", False) else self.plain
+
+    def taught(self, aggregator: Any) -> Any:
+        """The aggregator, fitted where it learns."""
+        return aggregator.fit(self.for_part(aggregator)) if isinstance(aggregator, LearnedAggregator) else aggregator
+
+    @cached_property
+    def embedded(self) -> FitData:
+        """The fit data with embeddings such as the annotator's annotations carry; the plain one where it makes none."""
+        annotator, plain = self._annotator, self.plain
+        if not isinstance(annotator, EmbeddingAnnotator):
+            return plain
+        texts = [plain.questions[question_id].text for question_id in plain.annotations]
+        vectors = annotator.embed(texts) if texts else ()
+        annotations = {
+            question_id: replace(annotation, embedding=array("f", vector.tobytes()))
+            for (question_id, annotation), vector in zip(plain.annotations.items(), vectors, strict=True)
+        }
+        return replace(plain, annotations=annotations, embed=annotator.embed)  # type: ignore[arg-type]
