@@ -10,7 +10,7 @@ import typer
 
 from router_service._cli_engine import with_engine
 from router_service._cli_options import QuestionOptions
-from router_service._cli_output import print_error, print_json, print_lines, print_table, shown_cost
+from router_service._cli_output import jsonable, print_error, print_json, print_lines, print_table, shown_cost
 
 if TYPE_CHECKING:
     from router_service.engine import Engine
@@ -49,14 +49,20 @@ def route(options: RouteOptions) -> None:
     """Show who would be asked, and why, without asking."""
     query = _query(options)
 
-    async def work(engine: Engine) -> tuple[DecisionMade | Failed, tuple[Expert, ...]]:
-        [made] = await engine.route([query])
-        return made, engine.pool.experts
+    async def work(engine: Engine) -> tuple[DecisionMade | Failed, tuple[Expert, ...], list[str]]:
+        from router_service.types import DecisionMade
 
-    made, experts = with_engine(options.engine_config(), work)
+        [made] = await engine.route([query])
+        reasons = engine.explain(query, made) if options.explain and isinstance(made, DecisionMade) else []
+        return made, engine.pool.experts, reasons
+
+    made, experts, reasons = with_engine(options.engine_config(), work)
     if options.as_json:
-        print_json(made)
+        print_json({**jsonable(made), "explanation": reasons} if options.explain else made)
     _print_route(made, experts, options)
+    if not options.as_json:
+        for reason in reasons:
+            print_lines(reason)
 
 
 def _query(options: QuestionOptions) -> Query:
@@ -144,8 +150,9 @@ def _print_others(made: DecisionMade, experts: tuple[Expert, ...]) -> None:
     decision = made.decision
     reasons = {left.expert_id: f"left out: {left.reason}" for left in decision.eliminated}
     states = reasons | {recruit.expert_id: "recruited" for recruit in decision.recruits}
-    rows = [[e.id, decision.scores.get(e.id), states.get(e.id, "not chosen")] for e in experts]
-    print_table("All experts", ["expert", "score", ""], sorted(rows, key=lambda row: -_number(row[1])))
+    chances = {recruit.expert_id: recruit.p_correct for recruit in decision.recruits}
+    rows = [[e.id, decision.scores.get(e.id), chances.get(e.id), states.get(e.id, "not chosen")] for e in experts]
+    print_table("All experts", ["expert", "score", "P(correct)", ""], sorted(rows, key=lambda row: -_number(row[1])))
 
 
 def _number(score: object) -> float:

@@ -18,7 +18,7 @@ from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
 from router_service.errors import AggregationError, RouterError
 from router_service.flight import Emit, Flight, as_router_error, together_or_alone
-from router_service.recruit.base import Recruiter, SequentialRecruiter
+from router_service.recruit.base import ExplainingRecruiter, Recruiter, RecruitRequest, SequentialRecruiter
 from router_service.types import (
     Answered,
     Completion,
@@ -149,6 +149,13 @@ class Engine:
 
         await self._decide(queries, emit, "arrival")
         return [ends[query.id] for query in queries]
+
+    def explain(self, query: Query, made: DecisionMade) -> list[str]:
+        """What the recruiter says of why it decided so, line by line; nothing where it does not explain itself."""
+        recruiter = self._recruiters.get(made.decision.recruiter)
+        if not isinstance(recruiter, ExplainingRecruiter):
+            return []
+        return recruiter.explain(RecruitRequest(query=query, annotation=made.annotation, seed=made.decision.seed))
 
     async def aclose(self) -> None:
         """Give back what the backends hold."""

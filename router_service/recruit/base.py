@@ -13,6 +13,7 @@ from router_service.types import Ask, Completion, Expert, FitData, Query, Recrui
 __all__ = [
     "RECRUITERS",
     "ConsultingRecruiter",
+    "ExplainingRecruiter",
     "FitData",
     "RecruitRequest",
     "Recruiter",
@@ -85,6 +86,15 @@ class ConsultingRecruiter(Recruiter, Protocol):
 
     async def consult(self, requests: Sequence[RecruitRequest], *, ask: Ask) -> list[RecruitRequest]:
         """The requests, in order, with `advice` where it could be had; `ask` is budgeted like an annotator's."""
+        ...
+
+
+@runtime_checkable
+class ExplainingRecruiter(Recruiter, Protocol):
+    """A recruiter that can say what its decisions rest on; `enlist route --explain` prints it."""
+
+    def explain(self, request: RecruitRequest) -> list[str]:
+        """Lines for people on why the request is decided as `recruit` decides it; pure. `NotFittedError` before `fit`."""
         ...
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_service.errors import InvalidQuery, RoutingError
+from router_service.recruit.base import RecruitRequest
 from router_service.types import (
     Answered,
     Budget,
@@ -423,6 +424,23 @@ async def test_route_asks_nobody() -> None:
     assert isinstance(made, DecisionMade) and isinstance(failed, Failed)
     assert [r.expert_id for r in made.decision.recruits] == ["a", "b", "c"]
     assert backend.asked == []
+
+
+@dataclass
+class Talkative(Everyone):
+    """Says which skills and which seed its decision rests on."""
+
+    def explain(self, request: RecruitRequest) -> list[str]:
+        return [f"skill {name}, seed {request.seed}" for name in request.annotation.skills]
+
+
+async def test_a_recruiter_that_explains_itself_is_heard_with_what_it_decided_on() -> None:
+    engine = engine_of(FakeBackend(), recruiter=Talkative(("a", "b")))
+    query = user_query("q", "algebra please", seed=7)
+    [made] = await engine.route([query])
+    assert isinstance(made, DecisionMade)
+    assert engine.explain(query, made) == ["skill algebra, seed 7"]
+    assert engine_of(FakeBackend()).explain(query, made) == []
 
 
 async def test_overhead_leaves_the_experts_time_out() -> None:
