@@ -1,0 +1,72 @@
+"""Ranks candidates by comparisons in pairs: mean logits, wins, or one pass that keeps the winner (LLM-Blender).
+
+A comparison matrix C holds at `C[i][j]` how much a judge that sees candidate i on the left and j on the right prefers
+i (positive) or j (negative); the diagonal counts for nothing. Source: Jiang et al. 2023, "LLM-Blender", section 3, and
+its released code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from router_service.errors import AggregationError
+
+__all__ = ["bubble_winner", "max_logits", "max_wins", "shared_ranks"]
+
+Comparisons = Sequence[Sequence[float]]
+"""Square, left candidate by right candidate."""
+
+_LEVEL = 1e-9
+"""Scores nearer than this, by their size, are level: sums of the same logits in another order must not differ."""
+
+
+def max_logits(comparisons: Comparisons) -> tuple[float, ...]:
+    """`mean_j (C[i][j] − C[j][i])` per candidate, the mean over all N candidates; higher is better."""
+    n = _size(comparisons)
+    return tuple(
+        math.fsum(part for j in range(n) if j != i for part in (comparisons[i][j], -comparisons[j][i])) / n
+        for i in range(n)
+    )
+
+
+def max_wins(comparisons: Comparisons) -> tuple[int, ...]:
+    """How many comparisons each candidate wins, of the 2(N − 1) in which it stands on either side.
+
+    The released *score* of this name adds a sum to a mean, unlike its *rank*, which adds two sums as here.
+    """
+    n = _size(comparisons)
+    return tuple(sum((comparisons[i][j] > 0) + (comparisons[j][i] < 0) for j in range(n) if j != i) for i in range(n))
+
+
+def shared_ranks(scores: Sequence[float]) -> tuple[int, ...]:
+    """Rank 1 for the highest score; level scores share the better rank, and the next one counts all above it."""
+    return tuple(1 + sum(_is_above(other, score) for other in scores) for score in scores)
+
+
+def bubble_winner(n_candidates: int, compare: Callable[[int, int], float]) -> int:
+    """The winner of one pass: the best so far meets each next candidate, in both orders; 2(N − 1) comparisons.
+
+    `compare(i, j)` is `C[i][j]`, asked for only where needed. Who is level with the best so far does not replace it.
+    """
+    if n_candidates < 1:
+        raise AggregationError("there is no candidate to compare; give one or more")
+    best = 0
+    for other in range(1, n_candidates):
+        if _is_above(compare(other, best), compare(best, other)):
+            best = other
+    return best
+
+
+def _is_above(score: float, other: float) -> bool:
+    return score > other and not math.isclose(score, other, rel_tol=_LEVEL, abs_tol=_LEVEL)
+
+
+def _size(comparisons: Comparisons) -> int:
+    n = len(comparisons)
+    if n == 0 or any(len(row) != n for row in comparisons):
+        raise AggregationError(
+            f"the comparison matrix has {n} rows of lengths {sorted({len(row) for row in comparisons})}; it is square, "
+            "one row and one column per candidate"
+        )
+    return n
