@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -36,12 +37,17 @@ _IMAGE_TOKENS = 1600
 _AUDIO_BYTES_PER_TOKEN = 250
 """Some 32 tokens a second of speech at 64 kbit/s."""
 
-_WORD = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+")
-_LETTERS = re.compile(rb"[A-Za-z]+")
-_MARKS = bytes(code for code in range(128) if chr(code) != " " and not chr(code).isalpha())
-"""Digits, punctuation, line breaks: each a token of its own, as several vocabularies have it."""
+_WORD = re.compile(rb"A?a+|A+")
+"""A word in a run's form: small letters, the first perhaps a capital, or capitals alone."""
+_FORMS = bytes(0x61 if chr(c).islower() else 0x41 if chr(c).isupper() else 0x20 for c in range(128)) + b" " * 128
+"""Every small letter as "a", every capital as "A", all else as a space: texts have few different runs of letters then,
+and each form's tokens are worked out once."""
+_REMEMBERED_LETTERS = 32
+"""Longer runs of letters are rare and take their room, so they are counted anew each time."""
 _FOREIGN = bytes(range(0x80, 0x100))
 _TWO_BYTE_LEADS = bytes(range(0xC2, 0xE0))
+_DECIMALS = 6
+"""Fractions of tokens are summed in the order of a text's runs: what that order moves is rounded away."""
 
 
 def estimate_tokens(query: Query) -> int:
@@ -57,7 +63,7 @@ def estimate_tokens(query: Query) -> int:
         tokens += _MESSAGE_TOKENS + _message_tokens(message)
     for definition in (*query.tools, query.task_format.json_schema or ""):
         tokens += _text_tokens(definition)
-    return math.ceil(tokens)
+    return math.ceil(round(tokens, _DECIMALS))
 
 
 def max_output_tokens(expert: Expert, query: Query, *, prompt_tokens: int | None = None) -> int:
@@ -107,7 +113,12 @@ def estimate_panel(panel: Iterable[tuple[Expert, int]], query: Query, *, prompt_
 
 def persona_tokens(expert: Expert) -> int:
     """Tokens of the system message that the expert's persona adds; 0 where it has none."""
-    return math.ceil(_MESSAGE_TOKENS + _text_tokens(expert.persona)) if expert.persona else 0
+    return _persona_tokens(expert.persona) if expert.persona else 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _persona_tokens(persona: str) -> int:
+    return math.ceil(round(_MESSAGE_TOKENS + _text_tokens(persona), _DECIMALS))
 
 
 def _message_tokens(message: Message) -> float:
@@ -126,17 +137,31 @@ def _part_tokens(part: TextPart | ImagePart | AudioPart) -> float:
 
 
 def _text_tokens(text: str) -> float:
+    if not text:
+        return 0.0
     data = text.encode("utf-8", errors="replace")
-    words = Counter((word[-1:].isupper(), len(word)) for word in _WORD.findall(data))
-    inner_capitals = words.total() - len(_LETTERS.findall(data))
-    two_byte = _count(data, _TWO_BYTE_LEADS)
-    foreign = two_byte + (_count(data, _FOREIGN) - 2 * two_byte) / _BYTES_PER_FOREIGN_TOKEN
-    letters = sum(count * _word_tokens(length, in_capitals) for (in_capitals, length), count in words.items())
-    spaces = _count(data, b" ") / _SPACES_PER_TOKEN
-    return letters + inner_capitals * _TOKENS_PER_INNER_CAPITAL + spaces + _count(data, _MARKS) + foreign
+    letters, n_letters = 0.0, 0
+    for form, count in Counter(data.translate(_FORMS).split()).items():
+        n_letters += count * len(form)
+        letters += count * (_run_tokens(form) if len(form) <= _REMEMBERED_LETTERS else _run_tokens.__wrapped__(form))
+    n_spaces = data.count(b" ")
+    n_foreign = 0 if data.isascii() else _count(data, _FOREIGN)
+    marks = len(data) - n_letters - n_spaces - n_foreign  # each a token of its own, as several vocabularies have it
+    two_byte = _count(data, _TWO_BYTE_LEADS) if n_foreign else 0
+    foreign = two_byte + (n_foreign - 2 * two_byte) / _BYTES_PER_FOREIGN_TOKEN
+    return letters + n_spaces / _SPACES_PER_TOKEN + marks + foreign
 
 
-def _word_tokens(length: int, in_capitals: bool) -> float:
+@functools.lru_cache(maxsize=4096)
+def _run_tokens(form: bytes) -> float:
+    """Tokens of a run of letters, given as its form in small letters "a" and capitals "A"."""
+    words = _WORD.findall(form)
+    inner_capitals = len(words) - 1
+    tokens = sum(_word_tokens(len(word), in_capitals=word.endswith(b"A")) for word in words)
+    return tokens + inner_capitals * _TOKENS_PER_INNER_CAPITAL
+
+
+def _word_tokens(length: int, *, in_capitals: bool) -> float:
     if in_capitals:
         return max(1.0, length / _CAPITALS_PER_TOKEN)
     beyond = max(0, length - _WORD_LETTERS)
