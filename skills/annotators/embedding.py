@@ -79,8 +79,17 @@ class Embedding:
 
     async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
         """One annotation per query, in order: one embedding call and one search for all; never calls `ask`."""
+        self._fitted()
+        return await asyncio.to_thread(self._annotate, queries) if queries else []
+
+    def annotations(self, queries: Sequence[Query], vectors: Vectors) -> list[SkillAnnotation]:
+        """What `annotate` makes of queries whose texts are embedded already: `vectors` has a row for each."""
         seen, index = self._fitted()
-        return await asyncio.to_thread(self._annotate, queries, seen, index) if queries else []
+        similarities, rows = index.search(vectors, self.neighbours)
+        return [
+            self._annotation(query.id, vector, near=near, found=[seen[row] for row in found])
+            for query, vector, near, found in zip(queries, vectors, similarities, rows.tolist(), strict=True)
+        ]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """The texts' vectors as annotations carry them: shape (texts, dimension)."""
@@ -107,13 +116,8 @@ class Embedding:
             raise NotFittedError("the embedding annotator is not fitted; call fit(questions) or load(path) first")
         return self.questions_, self._index
 
-    def _annotate(self, queries: Sequence[Query], seen: tuple[_Seen, ...], index: Neighbours) -> list[SkillAnnotation]:
-        vectors = self._embedder.embed([question_text(query) for query in queries])
-        similarities, rows = index.search(vectors, self.neighbours)
-        return [
-            self._annotation(query.id, vector, near=near, found=[seen[row] for row in found])
-            for query, vector, near, found in zip(queries, vectors, similarities, rows, strict=True)
-        ]
+    def _annotate(self, queries: Sequence[Query]) -> list[SkillAnnotation]:
+        return self.annotations(queries, self._embedder.embed([question_text(query) for query in queries]))
 
     def _annotation(
         self, query_id: str, vector: Vectors, *, near: npt.NDArray[np.float64], found: Sequence[_Seen]
@@ -129,7 +133,7 @@ class Embedding:
             query_id=query_id,
             skills=dict(list(skills.items())[: self.max_skills]),
             category=next(iter(categories), None),
-            novelty=float(np.clip(1.0 - near[0], 0.0, 1.0)),
+            novelty=min(max(1.0 - float(near[0]), 0.0), 1.0),
             annotator="embedding",
             embedding=array("f", vector.tobytes()),
             nearest=tuple((q.id, similarity) for q, similarity in zip(found, close.tolist(), strict=False)),

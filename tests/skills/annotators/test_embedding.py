@@ -27,7 +27,10 @@ COMPASS = [
 
 
 def annotate(annotator: Embedding, *texts: str):
-    queries = [user_query(str(i), text) for i, text in enumerate(texts)]
+    return annotate_queries(annotator, [user_query(str(i), text) for i, text in enumerate(texts)])
+
+
+def annotate_queries(annotator: Embedding, queries):
     return asyncio.run(annotator.annotate(queries, ask=ScriptedAsk(lambda query: None)))
 
 
@@ -77,6 +80,12 @@ def test_one_embedding_call_for_a_whole_batch():
     embedder.batches.clear()
     asyncio.run(fitted.annotate(QUERIES, ask=ScriptedAsk(lambda query: None)))
     assert embedder.batches == [[query.text for query in QUERIES]]
+
+
+def test_queries_embedded_already_are_annotated_alike():
+    fitted = Embedding(embedder=EMBEDDER).fit(QUESTIONS)
+    vectors = fitted.embed([query.text for query in QUERIES])
+    assert fitted.annotations(QUERIES, vectors) == annotate_queries(fitted, QUERIES)
 
 
 def test_questions_without_skills_still_give_neighbours_and_categories():
