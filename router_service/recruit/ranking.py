@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter
 from router_service.recruit.strength import Floats
 
-__all__ = ["RankingRecruiter", "best_on_fit"]
+__all__ = ["RankingRecruiter", "best_of_pool", "best_on_fit"]
 
 
 class RankingRecruiter(RosterRecruiter):
@@ -36,3 +36,9 @@ def best_on_fit(roster: Roster, case: Case) -> list[int]:
     without a profile last."""
     table = roster.table
     return sorted(case.shortlist.positions, key=lambda i: (not table.has_profile[i], -table.overall[i]))
+
+
+def best_of_pool(roster: Roster) -> list[int]:
+    """All positions of the pool, in the order that `best_on_fit` gives eligible ones."""
+    has_profile, overall = roster.table.has_profile.tolist(), roster.table.overall.tolist()
+    return sorted(range(len(overall)), key=lambda i: (not has_profile[i], -overall[i]))

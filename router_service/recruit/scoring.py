@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from router_service.errors import ConfigError
 from router_service.recruit.base import FitData
-from router_service.recruit.ranking import best_on_fit
+from router_service.recruit.ranking import best_of_pool
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
 from router_service.recruit.strength import Floats
 from router_service.types import Query, SkillAnnotation
@@ -46,16 +45,37 @@ class ScoringRecruiter(RosterRecruiter):
         on its size (use `embedding_rows` and `np.einsum`, or a row at a time).
         """
 
-    def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
-        own = self._score(roster, cases, scores)
-        return [self._choice(roster, case, row) for case, row in zip(cases, own.tolist(), strict=True)]
+    def _judge(self, roster: Roster, cases: Sequence[Case], local: Floats) -> tuple[Floats, Floats | None]:
+        """Scores as `_score` gives them, and the strategy's own P(correct) of the same shape where it has one.
 
-    def _choice(self, roster: Roster, case: Case, scores: Sequence[float]) -> Choice:
-        order = best_on_fit(roster, case)
-        is_known = [not math.isnan(scores[i]) for i in order]
-        ranked = sorted(order, key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True)
-        reason = None if any(is_known) or not order else self.unknown_reason
-        return Choice(positions=case.allowance.best_first(ranked), scores=_finite(scores), fallback_reason=reason)
+        P(correct) lies strictly between 0 and 1, and is NaN exactly for experts without a profile. It is left to the
+        profiles where it is None, and for a query that falls back.
+        """
+        return self._score(roster, cases, local), None
+
+    def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
+        own, chances = self._judge(roster, cases, scores)
+        order = np.array(best_of_pool(roster), dtype=np.intp)
+        is_unknown = np.isnan(own)
+        ranked = order[np.argsort(np.where(is_unknown, np.inf, -own)[:, order], axis=1, kind="stable")].tolist()
+        finite = np.where(is_unknown, 0.0, own).tolist()  # 0 is what a decision shows of an expert nothing is known of
+        has_unknown = is_unknown.any(axis=1).tolist()
+        choices = []
+        for number, case in enumerate(cases):
+            positions = case.shortlist.positions
+            best = ranked[number]
+            if len(positions) < len(best):
+                best = [position for position in best if position in positions]
+            is_lost = bool(best) and has_unknown[number] and bool(is_unknown[number, positions].all())
+            choices.append(
+                Choice(
+                    positions=case.allowance.best_first(best),
+                    scores=finite[number],
+                    fallback_reason=self.unknown_reason if is_lost else None,
+                    p_correct=None if is_lost or chances is None else chances[number].tolist(),
+                )
+            )
+        return choices
 
 
 def embedding_rows(annotations: Sequence[SkillAnnotation], dimension: int) -> Floats:
@@ -94,11 +114,6 @@ def fit_matrix(data: FitData, *, name: str, embedded: bool = False) -> tuple[lis
 def _is_embedded(data: FitData, question_id: str) -> bool:
     annotation = data.annotations.get(question_id)
     return annotation is not None and annotation.embedding is not None
-
-
-def _finite(scores: Sequence[float]) -> list[float]:
-    """Scores as a decision holds them: 0 for an expert the strategy knows nothing of."""
-    return [0.0 if math.isnan(score) else score for score in scores]
 
 
 def fit_embeddings(data: FitData, ids: Sequence[str]) -> NDArray[Any]:

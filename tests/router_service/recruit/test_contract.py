@@ -140,11 +140,11 @@ def test_renaming_experts_changes_nothing(name, data):
     def renamed(expert_id):
         return names[expert_id]
 
-    other_pool = FitData(
+    other_pool = replace(
+        pool,
         experts=tuple(replace(e, id=renamed(e.id)) for e in pool.experts),
         profiles={renamed(i): replace(p, expert_id=renamed(i)) for i, p in pool.profiles.items()},
         outcomes=tuple(replace(o, expert_id=renamed(o.expert_id)) for o in pool.outcomes),
-        annotations=pool.annotations,
     )
     controls = item.query.controls
     other_controls = replace(
