@@ -15,7 +15,7 @@ from router_service.recruit.allowance import Allowance, allowance_of
 from router_service.recruit.base import FitData, RecruitRequest
 from router_service.recruit.eligibility import Eligibility, Shortlist
 from router_service.recruit.saved import Learned, SavedRecruiter, options_of
-from router_service.recruit.strength import Floats, StrengthTable
+from router_service.recruit.strength import Combine, Floats, StrengthTable
 from router_service.types import MAX_K, Expert, Query, Recruit, RouteDecision
 
 __all__ = ["Case", "Choice", "Roster", "RosterRecruiter", "require_k"]
@@ -114,6 +114,9 @@ class RosterRecruiter(ABC):
     sizes_panel: ClassVar[bool] = False
     """True where the strategy settles itself how many completions a query gets, `k` being the most."""
 
+    combine: Combine = "sum"
+    """How the scores of a query's skills become the local score."""
+
     roster_: Roster | None = None
 
     def fit(self, data: FitData) -> Self:
@@ -167,7 +170,7 @@ class RosterRecruiter(ABC):
         if not requests:
             return []
         cases = [self._case(roster, request) for request in requests]
-        scores, chances = roster.table.strengths([request.annotation for request in requests])
+        scores, chances = roster.table.strengths([r.annotation for r in requests], combine=self.combine)
         choices = self._choose(roster, cases, scores)
         rows = chances.tolist()
         return [roster.decide(*row, recruiter=self.name) for row in zip(cases, choices, rows, strict=True)]

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_service.types import Expert, Profile, SkillAnnotation, Tally
 
-__all__ = ["CATEGORY_WEIGHT", "OVERALL_WEIGHT", "SKILL_WEIGHT", "Floats", "StrengthTable", "shrunk_rate"]
+__all__ = [
+    "CATEGORY_WEIGHT",
+    "OVERALL_WEIGHT",
+    "SKILL_WEIGHT",
+    "SOFTMIN_NET",
+    "Combine",
+    "Floats",
+    "StrengthTable",
+    "shrunk_rate",
+]
 
 Floats = NDArray[np.float64]
+
+Combine = Literal["sum", "mean", "min", "softmin"]
+"""How the scores of a query's skills become one: a sum, as released, or nearer to the weakest of them."""
 
 OVERALL_WEIGHT = 2.0
 """Trials that the prior rate, one half, counts for."""
@@ -21,6 +34,9 @@ CATEGORY_WEIGHT = 20.0
 SKILL_WEIGHT = 20.0
 """Trials that the category's rate counts for where the skills have few: most skills of real data occur once, and one
 trial must move the rate only a little."""
+
+SOFTMIN_NET = 1.0
+"""The temperature of `softmin`, in wins minus losses: a skill so much above the weakest weighs 1/e of it."""
 
 _DECIMALS = 9
 """Scores are rounded so far: sums of fractional weights that cancel are then exactly 0, as in exact arithmetic."""
@@ -67,16 +83,17 @@ class StrengthTable:
         """Whether any profile has one of the annotated skills."""
         return any(weight > 0 and skill in self._skills for skill, weight in annotation.skills.items())
 
-    def strengths(self, annotations: Sequence[SkillAnnotation]) -> tuple[Floats, Floats]:
+    def strengths(self, annotations: Sequence[SkillAnnotation], *, combine: Combine = "sum") -> tuple[Floats, Floats]:
         """Local scores and P(correct), each of shape (annotations, experts).
 
-        The local score is the sum over the annotated skills of weight times wins minus losses (Symbolic-MoE, released
-        code). For P(correct) the tallies of the annotated skills are added up (weighted, the heaviest skill counting
-        in full) and shrunk towards the rate in the query's category, which is shrunk towards the overall rate, which
-        is shrunk towards one half; skills and categories the profile does not know add nothing. Experts without a
-        profile have 0 and NaN.
+        The local score combines wins minus losses over the annotated skills: with `sum`, the sum of weight times wins
+        minus losses (Symbolic-MoE, released code); `_combined` says what the others are. For P(correct) the tallies
+        of the annotated skills are added up (weighted, the heaviest skill counting in full) and shrunk towards the
+        rate in the query's category, which is shrunk towards the overall rate, which is shrunk towards one half;
+        skills and categories the profile does not know add nothing. Experts without a profile have 0 and NaN.
         """
-        sums, heaviest = self._sums(annotations)
+        entries, heaviest = self._entries(annotations)
+        sums = self._sums(entries)
         n = self._size
         unknown = len(self._categories)
         rows = [unknown if a.category is None else self._categories.get(a.category, unknown) for a in annotations]
@@ -85,10 +102,10 @@ class StrengthTable:
         trials = sums[:, 2 * n :] / heaviest[:, None]
         chances = np.asarray(shrunk_rate(wins, trials, prior=base, weight=SKILL_WEIGHT), dtype=np.float64)
         chances[:, ~self.has_profile] = np.nan
-        return _rounded(sums[:, :n]), chances
+        return _rounded(sums[:, :n] if combine == "sum" else self._combined(entries, sums[:, :n], combine)), chances
 
-    def _sums(self, annotations: Sequence[SkillAnnotation]) -> tuple[Floats, Floats]:
-        """Weighted sums of the stacked tallies, and each annotation's heaviest weight (1 where it has none)."""
+    def _entries(self, annotations: Sequence[SkillAnnotation]) -> tuple[_Entries, Floats]:
+        """The annotated skills that some profile has, and each annotation's heaviest weight (1 where it has none)."""
         rows: list[int] = []
         weights: list[float] = []
         lengths = np.zeros(len(annotations), dtype=np.intp)
@@ -103,14 +120,53 @@ class StrengthTable:
             weights += [weight for _, weight in known]
             heaviest[number] = max(annotation.skills.values())
         heaviest[heaviest <= 0] = 1.0
-        sums = np.zeros((len(annotations), self._stacked.shape[1]))
-        starts = np.cumsum(lengths) - lengths
-        row_of, weight_of = np.array(rows, dtype=np.intp), np.array(weights)
-        for turn in range(int(lengths.max(initial=0))):
-            active = np.flatnonzero(lengths > turn)
+        entries = _Entries(rows=np.array(rows, dtype=np.intp), weights=np.array(weights), lengths=lengths)
+        return entries, heaviest
+
+    def _sums(self, entries: _Entries) -> Floats:
+        """Weighted sums of the stacked tallies, per annotation."""
+        sums = np.zeros((len(entries.lengths), self._stacked.shape[1]))
+        for active, rows, weights in entries.turns():
+            sums[active] += weights[:, None] * self._stacked[rows]
+        return sums
+
+    def _combined(self, entries: _Entries, sums: Floats, combine: Combine) -> Floats:
+        """Wins minus losses over an annotation's skills: `mean` is their mean by weight, `min` the least of them,
+        whatever the weights (the weakest link), and `softmin` between the two, `-T log(mean by weight of
+        exp(-net/T))` with T = `SOFTMIN_NET`. A skill that an expert's profile lacks counts as 0, as in a sum; a skill
+        that no profile has is left out."""
+        n, has_skill = self._size, entries.lengths > 0
+        least, totals, mass = np.full_like(sums, np.inf), np.zeros(len(sums)), np.zeros_like(sums)
+        for active, rows, weights in entries.turns():
+            least[active] = np.minimum(least[active], self._stacked[rows, :n])
+            totals[active] += weights
+        least[~has_skill], totals[~has_skill] = 0.0, 1.0
+        if combine == "min":
+            return least
+        if combine == "mean":
+            return np.asarray(sums / totals[:, None])
+        for active, rows, weights in entries.turns():
+            mass[active] += weights[:, None] * np.exp((least[active] - self._stacked[rows, :n]) / SOFTMIN_NET)
+        mass[~has_skill] = 1.0
+        return np.asarray(least - SOFTMIN_NET * np.log(mass / totals[:, None]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entries:
+    """The known skills of all annotations one after the other: `lengths` says how many each annotation has."""
+
+    rows: NDArray[np.intp]
+    weights: Floats
+    lengths: NDArray[np.intp]
+
+    def turns(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]:
+        """Every annotation's first skill, then its second, ...: which annotations still have one, the skill, its
+        weight."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        for turn in range(int(self.lengths.max(initial=0))):
+            active = np.flatnonzero(self.lengths > turn)
             entries = starts[active] + turn
-            sums[active] += weight_of[entries, None] * self._stacked[row_of[entries]]
-        return sums, heaviest
+            yield active, self.rows[entries], self.weights[entries]
 
 
 def _numbered(tallies: Any) -> dict[str, int]:

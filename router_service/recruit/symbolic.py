@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS, RecruitRequest
 from router_service.recruit.draws import draw, global_strength, lifted_weights, positive_weights, trim_weights
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
-from router_service.recruit.strength import Floats
+from router_service.recruit.strength import Combine, Floats
 from router_service.types import Query
 
 __all__ = ["Symbolic"]
@@ -34,13 +34,23 @@ class Symbolic(RosterRecruiter):
 
     `trim` drops experts that hold less than that share of a query's draws (the released code never trims; 0 keeps
     everyone), query by query, so that no answer depends on what else is in the batch. Without `replacement` the `k`
-    experts are different ones, and those without weight come last.
+    experts are different ones, and those without weight come last. `combine` says what becomes of the scores of
+    several skills: their sum, as released, or `mean`, `min` or `softmin`, which look to the weakest of them (Law of
+    the Weakest Link: models do worse at a question that takes several skills than the skills' mean suggests).
     """
 
     name: ClassVar[str] = "symbolic"
     needs_annotation: bool = True
 
-    def __init__(self, *, k: int = 3, tau: float = 0.5, trim: float = 0.0, replacement: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        k: int = 3,
+        tau: float = 0.5,
+        trim: float = 0.0,
+        replacement: bool = True,
+        combine: Combine = "sum",
+    ) -> None:
         if tau <= 0:
             raise ConfigError(f"recruiter {self.name!r}: tau is {tau}; it is a temperature, above 0")
         if not 0 <= trim < 1:
@@ -48,7 +58,12 @@ class Symbolic(RosterRecruiter):
         self.k = require_k(self.name, k)
         self.tau = tau
         self.trim = trim
+        if combine not in get_args(Combine):
+            raise ConfigError(
+                f"recruiter {self.name!r}: combine is {combine!r}; it is one of {', '.join(get_args(Combine))}"
+            )
         self.replacement = replacement
+        self.combine = combine
 
     def completions_for(self, query: Query) -> int:
         """The query's own `k`, else the recruiter's."""
@@ -61,7 +76,7 @@ class Symbolic(RosterRecruiter):
         """
         roster = self._require_fitted()
         cases = [self._case(roster, request) for request in requests]
-        scores, _ = roster.table.strengths([request.annotation for request in requests])
+        scores, _ = roster.table.strengths([r.annotation for r in requests], combine=self.combine)
         (weights, *_), _ = self._levels(roster, cases, scores)
         totals = weights.sum(axis=1, keepdims=True)
         return np.asarray(weights / np.where(totals > 0, totals, 1.0))

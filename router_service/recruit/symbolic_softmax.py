@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from router_service.recruit.base import RECRUITERS
 from router_service.recruit.draws import lifted_weights, share_of_total, softmax_weights
-from router_service.recruit.strength import Floats
+from router_service.recruit.strength import Combine, Floats
 from router_service.recruit.symbolic import Symbolic
 
 __all__ = ["SymbolicSoftmax"]
@@ -27,8 +27,16 @@ class SymbolicSoftmax(Symbolic):
 
     name: ClassVar[str] = "symbolic_softmax"
 
-    def __init__(self, *, k: int = 3, tau: float = 0.5, trim: float = 0.05, replacement: bool = True) -> None:
-        super().__init__(k=k, tau=tau, trim=trim, replacement=replacement)
+    def __init__(
+        self,
+        *,
+        k: int = 3,
+        tau: float = 0.5,
+        trim: float = 0.05,
+        replacement: bool = True,
+        combine: Combine = "sum",
+    ) -> None:
+        super().__init__(k=k, tau=tau, trim=trim, replacement=replacement, combine=combine)
 
     def _weights(self, scores: Floats, totals: Floats) -> tuple[Floats, Floats, NDArray[np.int_]]:
         strength = share_of_total(totals, tau=self.tau)

@@ -13,6 +13,7 @@ from router_service.recruit.strength import (
     CATEGORY_WEIGHT,
     OVERALL_WEIGHT,
     SKILL_WEIGHT,
+    SOFTMIN_NET,
     StrengthTable,
     shrunk_rate,
 )
@@ -115,3 +116,56 @@ def test_strengths_of_a_query_do_not_depend_on_its_neighbours():
         alone = table.strengths([asked])
         assert alone[0][0].tolist() == together[0][row].tolist()
         assert alone[1][0].tolist() == together[1][row].tolist()
+
+
+# --- several skills, one score ---------------------------------------------------------------------------------------
+
+
+def combined(combine, asked, **nets):
+    """The local score of one expert with these wins minus losses."""
+    scores, _ = StrengthTable([expert("a")], {"a": profile("a", nets)}).strengths([asked], combine=combine)
+    return float(scores[0, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_combinations_agree_with_their_formulas(data):
+    pool = data.draw(pools())
+    annotations = [item.annotation for item in data.draw(st.lists(requests(pool), min_size=1, max_size=4))]
+    table = StrengthTable(pool.experts, pool.profiles)
+    known = {skill for p in pool.profiles.values() for skill in p.skills}
+    rows = {name: table.strengths(annotations, combine=name)[0] for name in ("sum", "mean", "min", "softmin")}
+    assert rows["sum"].tolist() == table.strengths(annotations)[0].tolist()
+    for row, asked in enumerate(annotations):
+        weights = {s: w for s, w in asked.skills.items() if w > 0 and s in known}
+        total = sum(weights.values())
+        for column, member in enumerate(pool.experts):
+            own = pool.profiles.get(member.id)
+            nets = {s: own.skills[s].net if own and s in own.skills else 0.0 for s in weights}
+            mean = sum(w * nets[s] for s, w in weights.items()) / (total or 1.0)
+            least = min(nets.values(), default=0.0)
+            mass = sum(w * math.exp(-nets[s] / SOFTMIN_NET) for s, w in weights.items())
+            soft = -SOFTMIN_NET * math.log(mass / total) if weights else 0.0
+            found = [float(rows[name][row, column]) for name in ("mean", "min", "softmin")]
+            assert found == pytest.approx([mean, least, soft], abs=1e-8)
+            assert least - 1e-8 <= found[2] <= mean + 1e-8
+
+
+def test_weights_bend_a_mean_and_not_a_minimum():
+    heavy, even = annotation(algebra=3.0, chess=1.0), annotation(algebra=1.0, chess=1.0)
+    nets = {"algebra": 4, "chess": -4}
+    assert [combined(c, even, **nets) for c in ("mean", "min")] == [0.0, -4.0]
+    assert [combined(c, heavy, **nets) for c in ("mean", "min")] == [2.0, -4.0]
+    assert combined("softmin", even, **nets) < combined("softmin", heavy, **nets) < -2.0
+
+
+def test_one_skill_is_itself_however_combined():
+    for combine in ("sum", "mean", "min", "softmin"):
+        assert combined(combine, annotation(algebra=1.0), algebra=-3) == -3.0
+        assert combined(combine, annotation(unseen=1.0), algebra=-3) == 0.0
+
+
+def test_the_way_of_combining_leaves_p_correct_alone():
+    pool = {"a": profile("a", {"algebra": 3, "chess": -2})}
+    table, asked = StrengthTable([expert("a")], pool), [annotation(algebra=1.0, chess=0.5)]
+    assert len({table.strengths(asked, combine=name)[1].item() for name in ("sum", "mean", "min", "softmin")}) == 1

@@ -117,6 +117,20 @@ def test_golden_chances_of_three_draws():
         assert abs(panels[panel] / 4000 - chance) < 5 * sigma
 
 
+def test_golden_weakest_link():
+    """Of {algebra, genetics}: by the weaker of the two, B still leads, and A and C tie."""
+    item = request(["algebra", "genetics"])
+    expected = {"sum": [0.0, 2.0, -2.0], "mean": [0.0, 1.0, -1.0], "min": [-2.0, 0.0, -2.0]}
+    for strategy in (Symbolic, SymbolicSoftmax):
+        for combine, scores in expected.items():
+            fitted = strategy(combine=combine).fit(golden_pool(["A", "B", "C"]))
+            assert list(decision_of(fitted, item).scores.values()) == scores
+        (row,) = strategy(combine="min").fit(golden_pool(["A", "B", "C"])).draw_probabilities([item])
+        assert row.argmax() == 1
+    soft = decision_of(Symbolic(combine="softmin").fit(golden_pool(["A", "B", "C"])), item).scores
+    assert all(expected["min"][i] <= soft[e] <= expected["mean"][i] for i, e in enumerate("ABC"))
+
+
 # --- edge rules ----------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +288,7 @@ def test_seeds_reach_the_draw():
     assert len({d.recruits for d in first}) > 10
 
 
-@pytest.mark.parametrize("options", [{"tau": 0.0}, {"trim": 1.0}, {"trim": -0.1}])
+@pytest.mark.parametrize("options", [{"tau": 0.0}, {"trim": 1.0}, {"trim": -0.1}, {"combine": "max"}])
 @pytest.mark.parametrize("strategy", [Symbolic, SymbolicSoftmax])
 def test_senseless_options_are_refused(strategy, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
