@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 import typer
 
-from router_service import _cli_ask, _cli_batch, _cli_demo, _cli_pool, _cli_profile, _cli_replay, _cli_serve
+from router_service import (
+    _cli_ask,
+    _cli_batch,
+    _cli_convert,
+    _cli_demo,
+    _cli_pool,
+    _cli_profile,
+    _cli_replay,
+    _cli_serve,
+)
 from router_service._cli_options import QuestionOptions, takes
 from router_service._cli_output import print_error
 from router_service.errors import RouterError
@@ -39,6 +48,7 @@ app.add_typer(aggregator_app, name="aggregator")
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
 eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
+eval_app.command()(takes(_cli_convert.ConvertOptions)(_cli_convert.convert))
 aggregator_app.command()(takes(_cli_profile.SelectOptions)(_cli_profile.select))
 
 

@@ -99,6 +99,7 @@ def test_the_help_names_every_command_without_loading_the_house(enlist):
         ("pool", "check"),
         ("pool", "show"),
         ("eval", "replay"),
+        ("eval", "convert"),
         ("aggregator", "select"),
     ],
 )

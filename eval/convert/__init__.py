@@ -1,0 +1,1 @@
+"""Brings public recordings of model answers into the replay format: one module per layout they are published in."""
