@@ -130,6 +130,8 @@ class ReplayRow(_Result):
     """Of the recruits' P(correct); None where they have none."""
     confidence: Calibration | None = None
     """Of the answers' confidence; None where they have none."""
+    fit_s: float | None = None
+    """Seconds the recruiter took to learn."""
     recruit_ms_median: float | None = None
     recruit_ms_p99: float | None = None
     """Milliseconds that recruiting one query alone takes, its annotation being there."""
@@ -188,7 +190,8 @@ class CostCurve(_Result):
     hull: tuple[tuple[float, float], ...] = ()
     """The non-decreasing convex hull as (cost, quality), from the cheapest point on (RouterBench, Hu et al. 2024)."""
     aiq: float | None = None
-    """The mean height of the hull over the costs that all curves of this pool share; None where they share one."""
+    """The mean height of the hull between the least and the greatest cost of all curves of this pool; None where these
+    are one."""
 
 
 class SharePoint(_Result):
@@ -219,7 +222,7 @@ class ShareCurve(_Result):
 
 class AccuracyTable(_Result):
     """Mean grades, experts × groups of questions. `accuracy[i][j]` belongs to `experts[i]` and `groups[j]`, with
-    `counts[j]` questions; None where the expert answered none of them."""
+    `counts[j]` questions; an outcome that was not recorded is wrong."""
 
     dataset: str
     split: str
@@ -227,7 +230,7 @@ class AccuracyTable(_Result):
     groups: tuple[str, ...]
     counts: tuple[int, ...]
     experts: tuple[str, ...]
-    accuracy: tuple[tuple[float | None, ...], ...]
+    accuracy: tuple[tuple[float, ...], ...]
 
 
 class Leak(_Result):
@@ -235,6 +238,8 @@ class Leak(_Result):
 
     question_id: str
     fitted_id: str
+    has_same_options: bool = True
+    """False where the two differ in their options, so that they may be different questions after all."""
 
 
 class LeakAudit(_Result):
