@@ -53,13 +53,17 @@ class ScoringRecruiter(RosterRecruiter):
         """
         return self._score(roster, cases, local), None
 
+    def _reason(self, case: Case) -> str:
+        """Why the strategy can tell of nobody whom this case may ask."""
+        return self.unknown_reason
+
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
         own, chances = self._judge(roster, cases, scores)
         order = np.array(best_of_pool(roster), dtype=np.intp)
         is_unknown = np.isnan(own)
         ranked = order[np.argsort(np.where(is_unknown, np.inf, -own)[:, order], axis=1, kind="stable")].tolist()
         finite = np.where(is_unknown, 0.0, own).tolist()  # 0 is what a decision shows of an expert nothing is known of
-        has_unknown = is_unknown.any(axis=1).tolist()
+        has_unknown = np.asarray(is_unknown.any(axis=1)).tolist()
         choices = []
         for number, case in enumerate(cases):
             positions = case.shortlist.positions
@@ -71,7 +75,7 @@ class ScoringRecruiter(RosterRecruiter):
                 Choice(
                     positions=case.allowance.best_first(best),
                     scores=finite[number],
-                    fallback_reason=self.unknown_reason if is_lost else None,
+                    fallback_reason=self._reason(case) if is_lost else None,
                     p_correct=None if is_lost or chances is None else chances[number].tolist(),
                 )
             )
