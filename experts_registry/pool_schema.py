@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,6 +99,14 @@ class DefaultsEntry(StrictModel):
     """Size in billions of parameters."""
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Memory that the loaded model takes, in GiB."""
+    energy_j: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Joules that one completion typically takes; unset means unknown, not none."""
+    latency_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds that one completion typically takes."""
+    licence: str | None = Field(default=None, min_length=1)
+    """Licence of the weights or terms of the API, by the name that rules on licences use, such as `apache-2.0`."""
+    released: datetime.date | None = None
+    """Day the model was released, as `2025-01-31`."""
     lora_base: str | None = Field(default=None, min_length=1)
     """Model that `adapter` sits on; experts of one base share its weights."""
     adapter: str | None = Field(default=None, min_length=1)
@@ -183,6 +192,10 @@ def to_expert(entry: ExpertEntry, base_dir: Path) -> Expert:
         modalities=frozenset(entry.modalities),
         parameters_b=entry.parameters_b,
         memory_gib=entry.memory_gib,
+        energy_j=entry.energy_j,
+        latency_s=entry.latency_s,
+        licence=entry.licence,
+        released=entry.released.isoformat() if entry.released is not None else None,
         lora_base=_model_path(entry.lora_base, base_dir) if entry.lora_base is not None else None,
         adapter=_adapter_path(entry.adapter, base_dir) if entry.adapter is not None else None,
         persona=entry.persona,

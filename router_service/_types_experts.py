@@ -38,6 +38,7 @@ class Expert:
     """One recruitable entry of a pool: a model behind a backend, with its price, limits and persona.
 
     `parameters_b` is in billions, `memory_gib` in GiB, `lora_base` the model folder or id that `adapter` sits on.
+    `energy_j` and `latency_s` are what one completion typically takes, `released` is the model's date (ISO 8601).
     `options` holds what only its backend understands, checked by that backend when the pool is loaded.
     `address` stays out of the repr, since it may hold a password.
     """
@@ -53,6 +54,10 @@ class Expert:
     modalities: frozenset[str] = frozenset({"text"})
     parameters_b: float | None = None
     memory_gib: float | None = None
+    energy_j: float | None = None
+    latency_s: float | None = None
+    licence: str | None = None
+    released: str | None = None
     lora_base: str | None = None
     adapter: str | None = None
     persona: str | None = None

@@ -48,6 +48,10 @@ experts:
     modalities: [text, image]
     parameters_b: 7
     memory_gib: 15.5
+    energy_j: 120
+    latency_s: 1.5
+    licence: apache-2.0
+    released: 2025-01-31
     persona: You are terse.
     description: knows a bit of everything
     sampling: {max_tokens: 32, stop: "###"}
@@ -64,6 +68,8 @@ experts:
     assert general.sampling == Sampling(temperature=0, max_tokens=32, stop=("###",))
     assert general.limits.max_concurrency == 2 and general.limits.max_attempts == 3 and general.limits.timeout_s == 5
     assert general.modalities == {"text", "image"} and general.options == {"top_k": 5, "fast": True}
+    assert (general.energy_j, general.latency_s, general.licence) == (120, 1.5, "apache-2.0")
+    assert general.released == "2025-01-31" and (law.energy_j, law.latency_s, law.released) == (None, None, None)
     assert law.adapter == str(tmp_path / "adapters" / "law") and law.address == "http://localhost:8000/v1"
     assert law.prices is None and not law.is_enabled
     assert pool.expert("law") is law
@@ -102,6 +108,10 @@ def test_every_problem_is_reported_at_once():
         ({"context_window": 10, "max_output_tokens": 11}, "is more than context_window, 10"),
         ({"memory_gib": -1}, "memory_gib"),
         ({"parameters_b": float("nan")}, "parameters_b"),
+        ({"energy_j": -1}, "energy_j"),
+        ({"latency_s": 0}, "latency_s"),
+        ({"licence": ""}, "licence"),
+        ({"released": "last May"}, "released"),
         ({"modalities": ["image"]}, "must include 'text'"),
         ({"modalities": ["text", "smell"]}, "'text', 'image' or 'audio'"),
         ({"limits": {"max_attempts": 0}}, "limits.max_attempts"),
