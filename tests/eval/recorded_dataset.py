@@ -23,11 +23,12 @@ def recorded_folder(name: str) -> Path:
     return folder
 
 
-def write_dataset(folder: Path, *, has_skills: bool = True, has_answers: bool = True) -> Path:
+def write_dataset(folder: Path, *, has_skills: bool = True, has_answers: bool = True, name: str = "tiny") -> Path:
     """Two kinds of questions, twelve of each per split, and three models.
 
     `counter` is right on every number and wrong on every choice, `traveller` the other way round, `guesser` says
-    something unreadable; the outcome of `guesser` on the first test question of a kind is missing.
+    something unreadable; the outcome of `guesser` on the first test question of a kind is missing. Questions of a kind
+    have the same texts in both splits, as no real dataset should.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ def write_dataset(folder: Path, *, has_skills: bool = True, has_answers: bool = 
     pq.write_table(pa.Table.from_pylist(questions), folder / "questions.parquet")
     pq.write_table(pa.Table.from_pylist(outcomes), folder / "outcomes.parquet")
     card = {
-        "name": "tiny",
+        "name": name,
         "pools": {"trio": ["counter", "traveller", "guesser"], "duo": ["traveller", "counter"]},
         "prices": {"counter": {"usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0, "basis": "list price"}},
     }

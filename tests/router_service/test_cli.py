@@ -377,7 +377,7 @@ def test_k_on_the_command_line_goes_before_the_recruiters_option_in_the_file(tmp
     assert EngineOptions(config=file, k=3, recruiter="fixed").engine_config().recruiter.name == "fixed"
 
 
-def test_replay_prints_a_table_and_writes_rows(enlist, work):
+def test_replay_prints_a_table_and_writes_a_report(enlist, work):
     write_dataset(work / "tiny")
     code, out, err = enlist(
         *(
@@ -392,36 +392,49 @@ def test_replay_prints_a_table_and_writes_rows(enlist, work):
             "--recruiter",
             "symbolic",
         ),
-        *("--aggregator", "majority", "--k", "3", "--embedder", "hashing", "--json", "rows.json"),
+        *("--aggregator", "majority", "--k", "3", "--embedder", "hashing", "--json", "report.json"),
     )
-    assert (code, err) == (0, "")
-    rows = json.loads((work / "rows.json").read_text())
-    assert [(row["recruiter"], row["accuracy"]) for row in rows] == [("best_single", 0.5), ("symbolic", 1.0)]
-    assert all(
-        set(row)
-        == {
-            "dataset",
-            "pool",
-            "recruiter",
-            "aggregator",
-            "k",
-            "n",
-            "accuracy",
-            "ci95",
-            "calls_per_query",
-            "cost_usd_per_1k",
-        }
-        for row in rows
-    )
-    assert "tiny: 24 test questions" in out
-    assert "0.500" in out
+    assert code == 0
+    assert "LEAK in tiny" in err
+    report = json.loads((work / "report.json").read_text())
+    assert [(row["recruiter"], row["accuracy"]) for row in report["rows"]] == [("best_single", 0.5), ("symbolic", 1.0)]
+    assert (report["format"], report["version"]) == ("enlist replay report", 1)
+    assert "tiny, trio: 24 test questions, fitted on fit" in out
+    assert out.index("[best single]") < out.index("symbolic")
 
 
-def test_replay_says_which_pools_there_are(enlist, work):
+def test_replay_goes_over_every_pool_and_recruiter_where_none_is_named(enlist, work):
+    for name in ("one", "two"):
+        write_dataset(work / "data" / name, name=name)
+    sizes = ("--k", "1", "--k", "free", "--seeds", "2", "--shuffled-control", "--resume", "kept")
+    code, out, err = enlist(
+        "eval", "replay", "--data", "data", *sizes, "--embedder", "hashing", "--json", "report.json"
+    )
+    assert (code, err.count("LEAK in")) == (0, 2)
+    rows = json.loads((work / "report.json").read_text())["rows"]
+    assert {(row["dataset"], row["pool"]) for row in rows} == {(d, p) for d in ("one", "two") for p in ("trio", "duo")}
+    assert {row["recruiter"] for row in rows} >= {"all", "best_single", "fixed", "random", "symbolic"}
+    assert {(row["k"], row["is_shuffled"]) for row in rows} == {(1, False), (None, False), (1, True), (None, True)}
+    assert "symbolic (shuffled)" in out
+    assert (work / "kept" / "strategies.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--pool", "tri"), "Did you mean 'trio'"),
+        (("--recruiter", "symbolik"), "Did you mean 'symbolic'"),
+        (("--k", "65"), "k is 65; it is the number of completions per question, 1 to 64"),
+        (("--k", "some"), "k is 'some'"),
+        (("--fit-on", "fit+extra"), "unknown split of tiny 'extra'"),
+        (("--split", "fit"), "judge on another"),
+    ],
+)
+def test_replay_refuses_what_it_cannot_do(enlist, work, given, said):
     write_dataset(work / "tiny")
-    code, _, err = enlist("eval", "replay", "--data", "tiny", "--recruiter", "all")
+    code, _, err = enlist("eval", "replay", "--data", "tiny", "--embedder", "hashing", *given)
     assert code == 2
-    assert "pools of tiny: trio, duo" in err
+    assert said in err
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------
