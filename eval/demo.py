@@ -14,7 +14,7 @@ from eval.metrics import bootstrap_interval, paired_difference
 from eval.reuse import ReusingBackend
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool
-from router_service.assembly import build_engine
+from router_service.assembly import asking_only, build_engine
 from router_service.config import EngineConfig, PartConfig
 from router_service.types import Question, RouteControls, RouteFailure, RouteResponse
 
@@ -73,7 +73,7 @@ def compare(
         label = f"{recruiter} {config.k} + {aggregator}"
         yield _row(label, _Run(pool, artefact, backends, strategy), questions)
     for expert in pool.enabled:
-        yield _row(expert.id, _Run(pool, artefact, backends, config, expert.id), questions)
+        yield _row(expert.id, _Run(pool, artefact, backends, asking_only(config), expert.id), questions)
 
 
 def summarise(rows: Sequence[DemoRow], artefact: Artefact) -> DemoReport:

@@ -77,14 +77,12 @@ def _questions(options: DemoOptions, split: Literal["fit", "test"]) -> list[Ques
 def _profile(config: EngineConfig, questions: list[Question], folder: Path) -> Artefact:
     from eval.profiling import ProfilingJob, profile_experts
     from eval.profiling_folder import ProfilingFolder
-    from router_service.assembly import build_engine
-    from router_service.config import PartConfig
+    from router_service.assembly import asking_only, build_engine
 
     print_note(f"profiling every expert of pool {config.pool!r} on {len(questions)} fit questions")
-    blank = config.model_copy(update={"annotator": PartConfig(name="blank")})
 
     async def work() -> Artefact:
-        engine = build_engine(blank)
+        engine = build_engine(asking_only(config))
         try:
             with ProfilingFolder(folder) as kept, progress_bar("profiling") as on_progress:
                 job = ProfilingJob(questions=tuple(questions))

@@ -94,12 +94,12 @@ def _annotator(options: ProfileOptions) -> Llm | None:
 
 
 def _engine_config(options: ProfileOptions) -> EngineConfig:
-    """The configured engine, made to wait for every expert and to annotate nothing."""
-    from router_service.config import PartConfig
+    """The configured engine, made to wait for every expert, to annotate nothing and to fit nothing."""
+    from router_service.assembly import asking_only
 
     config = EngineOptions(config=options.config, pool=options.pool, seed=options.seed).engine_config()
     patient = config.dispatch.model_copy(update={"quorum": None})
-    return config.model_copy(update={"annotator": PartConfig(name="blank"), "dispatch": patient})
+    return asking_only(config).model_copy(update={"dispatch": patient})
 
 
 def _print_report(report: ProfilingReport, options: ProfileOptions) -> None:
@@ -145,7 +145,7 @@ class SelectOptions(EngineOptions):
 def select(options: SelectOptions) -> None:
     """Try aggregators on one-right-two-wrong panels and let `selected` use the best."""
     from experts_registry.artefact import Artefact
-    from router_service.assembly import AGGREGATOR_SELECTION_FILE
+    from router_service.assembly import AGGREGATOR_SELECTION_FILE, asking_only
     from router_service.errors import ConfigError
 
     config = options.engine_config()
@@ -178,7 +178,7 @@ def select(options: SelectOptions) -> None:
                 progress=on_progress,
             )
 
-    selection = with_engine(config, work)
+    selection = with_engine(asking_only(config), work)
     selection.save(folder / AGGREGATOR_SELECTION_FILE)
     _print_selection(selection, as_json=options.as_json)
 

@@ -4,55 +4,42 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from aggregators.base import AGGREGATORS
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool, built_in_pools, load_pool
+from router_service._assembly_parts import FittedRecruiters, LazyParts
 from router_service.backends.base import BACKENDS, Backend
 from router_service.config import EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError, UnknownNameError
 from router_service.lessons import Lessons
-from router_service.plugins import Registry
-from router_service.recruit.base import RECRUITERS
+from router_service.recruit.base import RECRUITERS, Recruiter, SavableRecruiter
+from router_service.recruit.kept import KeptRecruiters
 from router_service.types import Expert
 from skills.base import ANNOTATORS, Annotator
 
-__all__ = ["LazyParts", "artefact_folder", "build_engine", "make_backends", "usable_pool"]
+__all__ = [
+    "KeptFit",
+    "LazyParts",
+    "artefact_folder",
+    "asking_only",
+    "build_engine",
+    "keep_recruiter",
+    "make_backends",
+    "usable_pool",
+]
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 AGGREGATOR_SELECTION_FILE = "aggregator.json"
 """What `enlist aggregator select` writes into the artefact's folder."""
-
-
-class LazyParts(Generic[T]):
-    """The registered parts of one kind, each made once, when first asked for."""
-
-    def __init__(self, registry: Registry[T], options: Mapping[str, Mapping[str, Any]], fit: Any = None) -> None:
-        self._registry = registry
-        self._options = options
-        self._fit = fit
-        self._made: dict[str, T] = {}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every registered name."""
-        return self._registry.names()
-
-    def get(self, name: str) -> T:
-        """The part of that name; raises `UnknownNameError`, or what making or fitting it raises."""
-        if name not in self._made:
-            part = self._registry.create(name, self._options.get(name))
-            self._made[name] = self._fit(part) if self._fit is not None else part
-        return self._made[name]
 
 
 def build_engine(
@@ -64,8 +51,11 @@ def build_engine(
 ) -> Engine:
     """An engine as configured; what is passed in replaces what the configuration names.
 
-    A pool that is passed in gets the configured artefact or none, never the one shipped with a built-in pool. Raises
-    `ConfigError` where no expert of the pool is usable, naming each one's problem.
+    A pool that is passed in gets the configured artefact or none, never the one shipped with a built-in pool. The
+    configured recruiter and aggregator are made and fitted here, so that what is wrong with them shows at once; others
+    when first asked for. Raises `ConfigError` where no expert of the pool is usable, naming each one's problem, and
+    what the configured parts raise. Only what cannot be fitted for want of an artefact is a warning: its experts can
+    still be asked by name, and profiled.
     """
     folder = artefact_folder(config) if pool is None else config.artefact
     pool = pool or load_pool(config.pool)
@@ -80,14 +70,65 @@ def build_engine(
     )
     annotator = _annotator(config.annotator, artefact)
     lessons = Lessons(pool, artefact, annotator)
+    recruiters = FittedRecruiters(
+        _recruiter_options(config), lessons, folder=folder, is_own_folder=config.artefact is not None
+    )
+    aggregators = LazyParts(AGGREGATORS, _aggregator_options(config, folder), lessons.taught)
+    recruiters.make_default(config.recruiter.name, must_fit=artefact is not None)
+    aggregators.make_default(config.aggregator.name, must_fit=artefact is not None)
     return Engine(
         pool=pool,
         annotator=annotator,
-        recruiters=LazyParts(RECRUITERS, _recruiter_options(config), lambda part: part.fit(lessons.for_part(part))),
-        aggregators=LazyParts(AGGREGATORS, _aggregator_options(config, folder), lessons.taught),
+        recruiters=recruiters,
+        aggregators=aggregators,
         runner=runner,
         defaults=EngineDefaults(recruiter=config.recruiter.name, aggregator=config.aggregator.name, seed=config.seed),
     )
+
+
+def asking_only(config: EngineConfig) -> EngineConfig:
+    """The configuration for an engine that is only told whom to ask: nothing is annotated, and nothing fitted."""
+    parts = {"annotator": "blank", "recruiter": "named", "aggregator": "first"}
+    return config.model_copy(update={kind: PartConfig(name=name) for kind, name in parts.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFit:
+    """A recruiter that was fitted and kept: where, how long the fit took, and on which version of the artefact."""
+
+    recruiter: str
+    path: Path
+    fit_s: float
+    artefact: str
+
+
+def keep_recruiter(config: EngineConfig) -> KeptFit:
+    """Fit the configured recruiter on the configured artefact and keep it beside that, for every later engine.
+
+    Raises `ConfigError` without an artefact of one's own (never the one shipped with a pool), and for a recruiter
+    that cannot be saved.
+    """
+    name, folder = config.recruiter.name, config.artefact
+    if folder is None:
+        raise ConfigError("a fitted recruiter is kept beside its artefact; name one made by `enlist profile`")
+    artefact = Artefact.load(folder)
+    lessons = Lessons(load_pool(config.pool), artefact, _annotator(config.annotator, artefact))
+    recruiter = RECRUITERS.create(name, _recruiter_options(config).get(name))
+    origin = lessons.origin(recruiter)
+    if origin is None or not isinstance(recruiter, SavableRecruiter):
+        raise ConfigError(f"recruiter {name!r} cannot be kept: {_not_keepable(recruiter)}")
+    data = lessons.for_part(recruiter)
+    started = time.perf_counter()
+    recruiter.fit(data)
+    fit_s = time.perf_counter() - started
+    path = KeptRecruiters(folder).keep(name, recruiter, origin=origin)
+    return KeptFit(recruiter=name, path=path, fit_s=fit_s, artefact=origin.artefact)
+
+
+def _not_keepable(recruiter: Recruiter) -> str:
+    if not isinstance(recruiter, SavableRecruiter):
+        return "it has no `save` and `load`"
+    return "it goes by embeddings, and the configured annotator does not say which embedder makes them"
 
 
 def artefact_folder(config: EngineConfig) -> Path | None:

@@ -14,6 +14,7 @@ from router_service import (
     _cli_demo,
     _cli_pool,
     _cli_profile,
+    _cli_recruiter,
     _cli_replay,
     _cli_serve,
 )
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 pool_app = typer.Typer(help="Look at a pool of experts.", no_args_is_help=True)
 eval_app = typer.Typer(help="Measure strategies.", no_args_is_help=True)
+recruiter_app = typer.Typer(help="Prepare who chooses the experts.", no_args_is_help=True)
 aggregator_app = typer.Typer(help="Choose how completions become one answer.", no_args_is_help=True)
 
 app.command()(takes(QuestionOptions)(_cli_ask.ask))
@@ -45,15 +47,18 @@ app.command()(takes(_cli_profile.ProfileOptions)(_cli_profile.profile))
 app.add_typer(pool_app, name="pool")
 app.add_typer(eval_app, name="eval")
 app.add_typer(aggregator_app, name="aggregator")
+app.add_typer(recruiter_app, name="recruiter")
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
 eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
 eval_app.command()(takes(_cli_convert.ConvertOptions)(_cli_convert.convert))
+recruiter_app.command()(takes(_cli_recruiter.FitOptions)(_cli_recruiter.fit))
 aggregator_app.command()(takes(_cli_profile.SelectOptions)(_cli_profile.select))
 
 
 @eval_app.callback()
 @aggregator_app.callback()
+@recruiter_app.callback()
 def _group() -> None:
     """Keeps a group with one command a group."""
 

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from dataclasses import replace
 
 from aggregators.base import Aggregator
 from experts_registry.pool import Pool
+from router_service._engine_parts import NAMED, EngineDefaults, EngineParts, Parts
 from router_service.admission import check_query, require_distinct_ids
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import DeadlinesFrom, Ledger
@@ -43,33 +43,7 @@ __all__ = ["Engine", "EngineDefaults", "Parts"]
 
 _log = logging.getLogger(__name__)
 
-T_co = TypeVar("T_co", covariant=True)
-
-_NAMED = "named"
-_FIRST = "first"
 _AUTO = "auto"
-
-
-class Parts(Protocol, Generic[T_co]):
-    """Named parts of one kind, made when first asked for."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What may be asked for."""
-        ...
-
-    def get(self, name: str) -> T_co:
-        """The part; raises `UnknownNameError`, or `ConfigError`/`NotFittedError` where it cannot be made."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineDefaults:
-    """What holds where a query does not say: who recruits, what aggregates, the seed of everything random."""
-
-    recruiter: str
-    aggregator: str
-    seed: int = 0
 
 
 class Engine:
@@ -89,18 +63,17 @@ class Engine:
         self.runner = runner
         self.defaults = defaults
         self._annotator = annotator
-        self._recruiters = recruiters
-        self._aggregators = aggregators
+        self._parts = EngineParts(recruiters, aggregators, defaults=defaults)
 
     @property
     def recruiter_names(self) -> tuple[str, ...]:
         """What `controls.recruiter` may name."""
-        return tuple(name for name in self._recruiters.names if name != _NAMED)
+        return tuple(name for name in self._parts.recruiters.names if name != NAMED)
 
     @property
     def aggregator_names(self) -> tuple[str, ...]:
         """What `controls.aggregator` may name."""
-        return self._aggregators.names
+        return self._parts.aggregators.names
 
     async def stream(
         self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom = "arrival"
@@ -152,7 +125,7 @@ class Engine:
 
     def explain(self, query: Query, made: DecisionMade) -> list[str]:
         """What the recruiter says of why it decided so, line by line; nothing where it does not explain itself."""
-        recruiter = self._recruiters.get(made.decision.recruiter)
+        recruiter = self._parts.recruiters.get(made.decision.recruiter)
         if not isinstance(recruiter, ExplainingRecruiter):
             return []
         return recruiter.explain(RecruitRequest(query=query, annotation=made.annotation, seed=made.decision.seed))
@@ -167,6 +140,7 @@ class Engine:
             flights = await self._dispatch(flights, emit)
 
     async def _decide(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> list[Flight]:
+        await self._parts.make(queries)
         flights = self._admit(queries, emit, deadlines_from)
         flights = await self._annotate(flights, emit)
         return await self._recruit(flights, emit)
@@ -187,16 +161,15 @@ class Engine:
     def _flight(self, query: Query, deadlines_from: DeadlinesFrom) -> Flight:
         controls = query.controls
         check_query(query)
-        recruiter_name = _NAMED if controls.expert else controls.recruiter or self.defaults.recruiter
-        aggregator_name = controls.aggregator or (_FIRST if controls.expert else self.defaults.aggregator)
+        recruiter_name, aggregator_name = self._parts.names(query)
         for expert_id in (controls.expert, *controls.experts_allowed, *controls.experts_denied):
             if expert_id is not None:
                 self.pool.expert(expert_id)
-        self._aggregators.get(aggregator_name)
+        self._parts.aggregators.get(aggregator_name)
         seed = stable_seed(self.defaults.seed, query.messages) if query.seed is None else query.seed
         return Flight(
             query=replace(query, seed=seed),
-            recruiter=self._recruiters.get(recruiter_name),
+            recruiter=self._parts.recruiters.get(recruiter_name),
             recruiter_name=recruiter_name,
             aggregator_name=aggregator_name,
             ledger=self.runner.ledger(query.budget, deadline_from=deadlines_from),
@@ -290,7 +263,7 @@ class Engine:
         """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
         alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
         is_final = not isinstance(flight.recruiter, SequentialRecruiter)
-        keeps = self._aggregators.get(_aggregator_of(flight)).keeps_text
+        keeps = self._parts.aggregators.get(_aggregator_of(flight)).keeps_text
         return flight.query.controls.streams and alone and is_final and keeps
 
     async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
@@ -319,7 +292,7 @@ class Engine:
             return
         part = f"aggregator {flight.aggregator_name!r}"
         try:
-            answer = await self._aggregators.get(flight.decision.aggregator or flight.aggregator_name).aggregate(
+            answer = await self._parts.aggregators.get(flight.decision.aggregator or flight.aggregator_name).aggregate(
                 flight.panel, ask=ask
             )
             if flight.shown in ("", answer.text):  # what a caller has seen cannot be taken back

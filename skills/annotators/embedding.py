@@ -95,6 +95,11 @@ class Embedding:
         """The texts' vectors as annotations carry them: shape (texts, dimension)."""
         return self._embedder.embed(texts)
 
+    @property
+    def embedder_fingerprint(self) -> str:
+        """The fingerprint of the embedder whose vectors annotations carry."""
+        return self._embedder.fingerprint
+
     def save(self, path: str | Path) -> None:
         """Write the fitted questions' ids, skills, categories and vectors to one file."""
         seen, index = self._fitted()

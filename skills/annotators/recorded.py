@@ -53,6 +53,11 @@ class Recorded:
         """The texts' vectors as annotations carry them: shape (texts, dimension)."""
         return self.index_.embedder.embed(texts)
 
+    @property
+    def embedder_fingerprint(self) -> str:
+        """The fingerprint of the embedder whose vectors annotations carry."""
+        return self.index_.embedder.fingerprint
+
     async def annotate(self, queries: Sequence[Query], *, ask: Ask) -> list[SkillAnnotation]:
         """One annotation per query, in order; never calls `ask`."""
         names = [_recorded_names(query) for query in queries]
