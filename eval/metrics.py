@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ __all__ = ["Difference", "accuracy", "bootstrap_interval", "paired_difference"]
 _RESAMPLES = 2_000
 _LEVEL = 0.95
 _CHUNK = 100
+_KEPT_COUNTS = 4_000_000
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,11 +74,28 @@ def _checked(grades: Sequence[float]) -> Floats:
 
 def _resampled_means(values: Floats, resamples: int, seed: int) -> Iterator[Floats]:
     """Means of resampled values, a chunk of resamples at a time so that memory stays small."""
+    if values.size * resamples <= _KEPT_COUNTS:
+        yield _counts(values.size, resamples, seed) @ values / values.size
+        return
+    for drawn in _drawn(values.size, resamples, seed):
+        yield values[drawn].mean(axis=1)
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(size: int, resamples: int, seed: int) -> Floats:
+    """How often each value is in each resample, shape (resamples, size): thousands of intervals share one drawing."""
+    chunks = [
+        np.apply_along_axis(np.bincount, 1, drawn, minlength=size).astype(np.float64)
+        for drawn in _drawn(size, resamples, seed)
+    ]
+    return np.concatenate(chunks)
+
+
+def _drawn(size: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions drawn with replacement, shape (up to `_CHUNK`, size) a time."""
     random = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - start)
-        drawn = random.integers(0, values.size, size=(rows, values.size))
-        yield values[drawn].mean(axis=1)
+        yield random.integers(0, size, size=(min(_CHUNK, resamples - start), size))
 
 
 def _percentiles(means: Floats, level: float) -> tuple[float, float]:

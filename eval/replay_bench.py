@@ -77,6 +77,11 @@ class DatasetBench:
         """Changes whenever the dataset does."""
         return dataset_fingerprint(self.dataset)
 
+    @cached_property
+    def queries(self) -> tuple[Query, ...]:
+        """The judged questions as queries, without seed and controls."""
+        return tuple(question_query(question) for question in self.judged)
+
     async def annotator(self) -> Annotator:
         """One that knows the judged questions by heart: skills as recorded, else those of the nearest fitted ones."""
         if self._annotator is None:
@@ -99,8 +104,7 @@ class DatasetBench:
         if self._has_skills:
             name, options["embeds"] = "recorded", True
         annotator = ANNOTATORS.create(name, options).fit(self.fitted)
-        queries = [question_query(question) for question in self.judged]
-        annotations = await annotator.annotate(queries, ask=_no_model)
+        annotations = await annotator.annotate(self.queries, ask=_no_model)
         return _ByHeart(annotator, {annotation.query_id: annotation for annotation in annotations})
 
     def _needs_annotation(self) -> bool:
@@ -160,10 +164,7 @@ class PoolBench:
         controls = RouteControls(
             recruiter=strategy.recruiter, aggregator=strategy.aggregator, k=self._completions(strategy)
         )
-        return [
-            replace(question_query(question, seed=stable_seed(seed, question.id)), controls=controls)
-            for question in self.bench.judged
-        ]
+        return [replace(query, seed=stable_seed(seed, query.id), controls=controls) for query in self.bench.queries]
 
     async def requests(self, strategy: Strategy) -> list[RecruitRequest]:
         """What the engine shows the recruiter for each judged question, under the first seed."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.curves import aiq
 from eval.decision_times import DecisionTimes, time_decisions
 from eval.metrics import paired_difference
 from eval.outcome_matrix import OutcomeMatrix
@@ -16,7 +15,15 @@ from eval.replay_journal import ReplayJournal, code_fingerprint
 from eval.replay_judge import ReplayResult, judge
 from eval.replay_plan import Strategy
 from eval.results import CostCurve, PairedDifference, ReplayRow, ShareCurve, Skipped
-from eval.score_curves import mix_curve, model_curve, recruiter_curve, score_matrix, share_curve, strategy_curves
+from eval.score_curves import (
+    mix_curve,
+    model_curve,
+    recruiter_curve,
+    score_matrix,
+    share_curve,
+    strategy_curves,
+    with_aiq,
+)
 from router_service.errors import RouterError
 
 __all__ = ["PoolReplay", "PoolRun"]
@@ -82,7 +89,7 @@ class PoolRun:
             fit=self.fit,
             test=self.test,
             results=tuple(results),
-            cost_curves=self._cost_curves([result.row for result in results]),
+            cost_curves=tuple(self._cost_curves([result.row for result in results])),
             share_curves=tuple(self._found.share_curves),
             skipped=tuple(self._found.skipped.values()),
         )
@@ -192,21 +199,12 @@ class PoolRun:
             "share": [share.as_json()] if share is not None else [],
         }
 
-    def _cost_curves(self, rows: Sequence[ReplayRow]) -> tuple[CostCurve, ...]:
-        """All curves of the pool, with their AIQ over the one range of costs."""
+    def _cost_curves(self, rows: Sequence[ReplayRow]) -> list[CostCurve]:
+        """All curves of the pool: those of one call each share one range of costs for their AIQ, panels another."""
         names = (self._bench.dataset.name, self._pool)
         plain = [model_curve(*names, self.test), mix_curve(*names, fit=self.fit, test=self.test)]
-        curves = [curve for curve in plain if curve is not None] + self._found.cost_curves + strategy_curves(rows)
-        costs = [point.cost for curve in curves for point in curve.points]
-        if not costs:
-            return ()
-        low, high = min(costs), max(costs)
-        return tuple(
-            curve.model_copy(
-                update={"aiq": aiq([(p.cost, p.quality) for p in curve.points], cost_min=low, cost_max=high)}
-            )
-            for curve in curves
-        )
+        single = [curve for curve in plain if curve is not None] + self._found.cost_curves
+        return [*with_aiq(single), *with_aiq(strategy_curves(rows))]
 
     # --- the journal -------------------------------------------------------------------------------------------------
 

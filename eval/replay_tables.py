@@ -28,9 +28,8 @@ _COLUMNS = (
     "regret",
     "top-1",
     "ECE",
-    "ms p50",
-    "ms p99",
-    "unanswered",
+    "ms p50/p99",
+    "no answer",
 )
 
 
@@ -101,8 +100,7 @@ def _row_cells(row: ReplayRow) -> tuple[Cell, ...]:
         row.regret,
         row.top1_accuracy,
         row.p_correct.ece if row.p_correct is not None else None,
-        row.recruit_ms_median,
-        row.recruit_ms_p99,
+        _times(row.recruit_ms_median, row.recruit_ms_p99),
         sum(failed.count for failed in row.failures.values()) or None,
     )
 
@@ -150,6 +148,10 @@ def _difference(difference: PairedDifference | None) -> str | None:
     if difference is None:
         return None
     return f"{difference.mean:+.3f} [{difference.low:+.3f} {difference.high:+.3f}]"
+
+
+def _times(median_ms: float | None, p99_ms: float | None) -> str | None:
+    return None if median_ms is None or p99_ms is None else f"{median_ms:.2f}/{p99_ms:.2f}"
 
 
 def _cost(cost: float | None) -> Cell:

@@ -190,8 +190,8 @@ class CostCurve(_Result):
     hull: tuple[tuple[float, float], ...] = ()
     """The non-decreasing convex hull as (cost, quality), from the cheapest point on (RouterBench, Hu et al. 2024)."""
     aiq: float | None = None
-    """The mean height of the hull between the least and the greatest cost of all curves of this pool; None where these
-    are one."""
+    """The mean height of the hull between the least and the greatest cost of all curves of this pool that make one
+    call each, or of all kinds `strategies`; None where these are one."""
 
 
 class SharePoint(_Result):

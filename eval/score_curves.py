@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from eval.curves import apgr, cpt, mixed_quality, non_decreasing_hull, pareto_flags, pgr, share_points
+from eval.curves import aiq, apgr, cpt, mixed_quality, non_decreasing_hull, pareto_flags, pgr, share_points
 from eval.outcome_matrix import OutcomeMatrix
 from eval.results import CostCurve, CurvePoint, ReplayRow, ShareCurve, SharePoint
 from router_service.types import RouteDecision
@@ -133,6 +133,18 @@ def strategy_curves(rows: Sequence[ReplayRow]) -> list[CostCurve]:
         ]
         curves.append(cost_curve(mine[0].dataset, mine[0].pool, name, kind="strategies", points=points))
     return curves
+
+
+def with_aiq(curves: Sequence[CostCurve]) -> list[CostCurve]:
+    """The curves with their AIQ between the least and the greatest cost of all of them."""
+    costs = [point.cost for curve in curves for point in curve.points]
+    if not costs:
+        return list(curves)
+    low, high = min(costs), max(costs)
+    return [
+        curve.model_copy(update={"aiq": aiq([(p.cost, p.quality) for p in curve.points], cost_min=low, cost_max=high)})
+        for curve in curves
+    ]
 
 
 def cost_curve(
