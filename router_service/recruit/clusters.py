@@ -47,18 +47,19 @@ _SEED = 42
 def cluster_labels(vectors: Vectors32, clusters: int) -> NDArray[np.intp]:
     """The cluster of each vector, 0 to at most `clusters` - 1, none empty: k-means++ with Elkan's steps, one start,
     at most 1,000 steps, seed 42, as released. Equal vectors count as one point that weighs more."""
+    if clusters == 1:
+        return np.zeros(len(vectors), dtype=np.intp)
+    points, where, counts = np.unique(vectors, axis=0, return_inverse=True, return_counts=True)
+    where = where.reshape(-1)
+    if clusters >= len(points):
+        return np.asarray(where, dtype=np.intp)
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    points, where, counts = np.unique(vectors, axis=0, return_inverse=True, return_counts=True)
-    count = min(clusters, len(points))
-    if count == len(points):
-        return np.asarray(where.reshape(-1), dtype=np.intp)
-    algorithm = "elkan" if count > 1 else "lloyd"  # of one cluster Elkan's has nothing to tell apart
-    model = KMeans(count, n_init=1, max_iter=1000, algorithm=algorithm, random_state=_SEED)
+    model = KMeans(clusters, n_init=1, max_iter=1000, algorithm="elkan", random_state=_SEED)
     with threadpool_limits(limits=1):  # several threads add up in no fixed order
         labels = model.fit_predict(points.astype(np.float64), sample_weight=counts)
-    _, dense = np.unique(labels[where.reshape(-1)], return_inverse=True)
+    _, dense = np.unique(labels[where], return_inverse=True)
     return np.asarray(dense, dtype=np.intp)
 
 
@@ -164,8 +165,9 @@ class ClusterRecruiter(EmbeddingRecruiter):
         self._take(cluster_centres(lesson.vectors, labels), values, rates)
 
     def _take(self, centres: Vectors32, values: Floats, rates: Floats) -> None:
-        self.centres_, self.values_, self.rates_ = centres, values, rates
-        self.ranks_ = cluster_ranks(values)
+        self.centres_ = centres
+        self.values_, self.rates_ = np.ascontiguousarray(values), np.ascontiguousarray(rates)
+        self.ranks_ = cluster_ranks(self.values_)
         self.dimension_ = centres.shape[1]
 
     def _learned(self) -> Learned:

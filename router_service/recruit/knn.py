@@ -96,7 +96,7 @@ class Knn(EmbeddingRecruiter):
         return scores, np.where(roster.table.has_profile, scores, np.nan)
 
     def _rates(self, similarity: Vectors32, group: _Group) -> Floats:
-        own = similarity if group.rows is None else similarity[:, group.rows]
+        own = similarity if group.rows is None else np.ascontiguousarray(similarity[:, group.rows])
         weights = neighbour_weights(own, self.neighbours)
         wins = np.einsum("bq,eq->be", weights, group.grades).astype(np.float64)
         trials = weights.sum(axis=1, dtype=np.float64)[:, None]

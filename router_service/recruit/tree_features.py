@@ -29,13 +29,11 @@ class TreeFeatures:
     @classmethod
     def learn(cls, vectors: Vectors32, categories: Sequence[str | None], *, components: int) -> TreeFeatures:
         """The features of these fit questions; fewer components where the questions do not span so many."""
-        from sklearn.decomposition import PCA
-
+        mean = vectors.mean(axis=0, dtype=np.float64)
         count = min(components, len(vectors) - 1, vectors.shape[1])
-        values = vectors.astype(np.float64)
-        axes = PCA(count, svd_solver="full").fit(values).components_ if count > 0 else np.empty((0, vectors.shape[1]))
+        _, _, axes = np.linalg.svd(vectors - mean, full_matrices=False)
         known = tuple(sorted({category for category in categories if category is not None}))
-        return cls(mean=values.mean(axis=0), axes=np.asarray(axes, dtype=np.float64), categories=known)
+        return cls(mean=mean, axes=np.ascontiguousarray(axes[: max(0, count)]), categories=known)
 
     @property
     def length_column(self) -> int:
