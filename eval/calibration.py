@@ -12,6 +12,7 @@ from eval.results import Calibration, CalibrationBin
 __all__ = ["BINS", "calibration"]
 
 BINS = 10
+_ROUNDING = 1e-9
 
 
 def calibration(chances: Sequence[float], grades: Sequence[float], *, bins: int = BINS) -> Calibration | None:
@@ -26,8 +27,9 @@ def calibration(chances: Sequence[float], grades: Sequence[float], *, bins: int 
         raise ValueError(f"{len(p)} chances against {len(y)} grades; each chance needs its own grade")
     if p.size == 0:
         return None
-    if not ((p >= 0) & (p <= 1)).all():
+    if not ((p >= -_ROUNDING) & (p <= 1 + _ROUNDING)).all():
         raise ValueError("a chance lies outside [0, 1]")
+    p = np.clip(p, 0.0, 1.0)
     order = np.argsort(p, kind="stable")
     p, y = p[order], y[order]
     edges = sorted({0, p.size, *(int(np.searchsorted(p, p[i * p.size // bins], "left")) for i in range(1, bins))})

@@ -93,12 +93,19 @@ class ReplayPlan:
 
     def recruiter_names(self) -> tuple[str, ...]:
         """The recruiters to judge; raises `UnknownNameError`."""
-        names = self.recruiters or tuple(name for name in RECRUITERS.names() if name != _NOT_JUDGED)
+        every = tuple(name for name in RECRUITERS.names() if name != _NOT_JUDGED) if self._needs_every() else ()
+        names = self.recruiters or every
         for name in names:
+            if name == _NOT_JUDGED:
+                raise UnknownNameError("recruiter", name, every)
             RECRUITERS.factory(name)
         for name in self.aggregators:
             AGGREGATORS.factory(name)
         return names
+
+    def _needs_every(self) -> bool:
+        """Listing every recruiter imports all of them, which takes its time."""
+        return not self.recruiters or _NOT_JUDGED in self.recruiters
 
     def strategies(self, *, is_shuffled: bool = False) -> Iterator[Strategy]:
         """Each strategy in the order asked for: by recruiter, aggregator, k."""

@@ -105,7 +105,15 @@ class PoolRun:
         bench = await self._pool_bench(strategy)
         if self._is_skipped(bench, strategy, is_reference=is_reference):
             return None
-        result = await judge(bench, strategy, matrix=self.test, times=await self._timed(bench, strategy))
+        times = await self._timed(bench, strategy)
+        try:
+            result = await judge(bench, strategy, matrix=self.test, times=times)
+        except Exception as defect:  # one part's bug must not end a replay of many
+            if self._plan.names_recruiters:
+                raise
+            _log.exception("%s could not be judged", strategy)
+            self._skip(f"strategy {strategy.recruiter}, {strategy.aggregator}, k = {strategy.k}", defect)
+            return None
         self._journal.put(key, {"row": result.row.as_json(), "grades": list(result.grades)})
         return result
 
@@ -118,11 +126,12 @@ class PoolRun:
         if is_named and not is_reference:
             raise error
         if not is_reference:
-            reason = error.message if isinstance(error, RouterError) else repr(error)
-            self._found.skipped[part] = Skipped(
-                dataset=self._bench.dataset.name, pool=self._pool, part=part, reason=reason
-            )
+            self._skip(part, error)
         return True
+
+    def _skip(self, part: str, error: Exception) -> None:
+        reason = error.message if isinstance(error, RouterError) else repr(error)
+        self._found.skipped[part] = Skipped(dataset=self._bench.dataset.name, pool=self._pool, part=part, reason=reason)
 
     async def _pool_bench(self, strategy: Strategy) -> PoolBench:
         """The engine that the strategy runs on, made when first needed."""

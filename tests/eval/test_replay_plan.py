@@ -59,6 +59,8 @@ def test_naming_no_recruiter_means_every_one_that_decides_by_itself():
     names = ReplayPlan().recruiter_names()
     assert {"all", "best_single", "fixed", "random", "symbolic"} <= set(names)
     assert "named" not in names
+    with pytest.raises(UnknownNameError, match="unknown recruiter 'named'"):
+        ReplayPlan(recruiters=("named",)).recruiter_names()
 
 
 def test_pools_and_splits_are_those_that_a_dataset_has(tmp_path):

@@ -13,6 +13,7 @@ from eval.replay_tables import report_tables
 from eval.results import ReplayReport
 from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS
+from router_service.types import Recruit, RouteDecision
 from skills.base import ANNOTATORS
 from tests.eval.recorded_dataset import write_dataset
 
@@ -125,6 +126,32 @@ async def test_a_recruiter_that_cannot_be_fitted_is_left_out_where_all_are_judge
         ("recruiter 'unfit'", "there is nothing to learn from")
     ]
     assert "tiny, trio: recruiter 'unfit' left out: there is nothing to learn from" in report.remarks
+
+
+class Boastful:
+    """A recruiter that claims more than certainty, which no calibration can hold."""
+
+    needs_annotation = False
+
+    def fit(self, data):
+        self.first = data.experts[0].id
+        return self
+
+    def recruit(self, requests):
+        sure = (Recruit(expert_id=self.first, p_correct=1.5),)
+        return [RouteDecision(query_id=r.query.id, recruits=sure, recruiter="boastful") for r in requests]
+
+
+async def test_a_strategy_that_cannot_be_judged_does_not_end_the_replay_of_all(tiny):
+    RECRUITERS.register("boastful")(Boastful)
+    try:
+        with pytest.raises(ValueError, match="outside"):
+            await replay(tiny, plan("boastful"))
+        report = await replay_report([tiny], plan(ks=(1,)))
+    finally:
+        del RECRUITERS._factories["boastful"]
+    assert "boastful" not in {row.recruiter for row in report.rows}
+    assert [s.reason for s in report.skipped if "boastful" in s.part] == ["ValueError('a chance lies outside [0, 1]')"]
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
