@@ -7,19 +7,22 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from eval.adaptive import ExpertEstimate
+from eval.adaptive_record import read_estimated_profiles, write_estimates
 from experts_registry.artefact import Artefact
 from experts_registry.records import append_outcomes, read_outcomes, read_questions, write_outcomes, write_questions
 from router_service.errors import ConfigError
 from router_service.files import write_atomically
 from router_service.types import Completion, Expert, Outcome, Question
 
-__all__ = ["TEXTS_FILE", "OutcomeKey", "ProfilingFolder", "recorded_completions"]
+__all__ = ["ADAPTIVE_FILE", "TEXTS_FILE", "OutcomeKey", "ProfilingFolder", "recorded_completions"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ OutcomeKey = tuple[str, str, int]
 
 TEXTS_FILE = "completions.jsonl"
 """What was said, word for word, beside the artefact; it may be deleted where no aggregator is going to be selected."""
+
+ADAPTIVE_FILE = "adaptive.json"
+"""Whose profile is an estimate from chosen questions, with its error bars, beside the artefact."""
 
 _JOURNAL = "profiling.jsonl"
 _QUESTIONS = "profiling.questions.jsonl"
@@ -109,17 +115,34 @@ class ProfilingFolder:
         append_outcomes(self.path / _JOURNAL, [outcome])
         self._known[_key(outcome)] = outcome
 
-    def finish(self, questions: Sequence[Question], *, pool_name: str) -> Artefact:
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Everything known since `begin`, in the order it became known."""
+        return tuple(self._known.values())
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """The questions of the artefact and of a run that was cut short."""
+        return tuple({question.id: question for question in self._earlier_questions()}.values())
+
+    def finish(
+        self, questions: Sequence[Question], *, pool_name: str, estimates: Sequence[ExpertEstimate] = ()
+    ) -> Artefact:
         """Fit profiles on everything known and save the artefact; the new outcomes' file is then no longer needed.
 
-        Questions that only an earlier, killed run was given are part of it as far as they were answered.
+        Questions that only an earlier, killed run was given are part of it as far as they were answered. The profiles
+        of `estimates`, and of earlier ones whose expert was asked nothing since, are kept as they were estimated: the
+        questions behind them were chosen, so that counting wins would mislead.
         """
+        if estimates:
+            counts = Counter(outcome.expert_id for outcome in self.outcomes)
+            write_estimates(self.path / ADAPTIVE_FILE, estimates, n_outcomes=counts)
         artefact = self._artefact()
         answered = {outcome.question_id for outcome in self._known.values()}
         earlier = [question for question in self._earlier_questions() if question.id in answered]
         known = (*(artefact.questions if artefact else ()), *earlier, *questions)
         merged = {question.id: question for question in known}
-        fitted = _fit(self._known.values(), list(merged.values()), pool_name)
+        fitted = self._fit(self._known.values(), list(merged.values()), pool_name)
         fitted.save(self.path)
         for name in (_JOURNAL, _QUESTIONS):
             (self.path / name).unlink(missing_ok=True)
@@ -149,7 +172,14 @@ class ProfilingFolder:
         write_outcomes(self.path / _JOURNAL, kept)
         if artefact is not None:
             outcomes = [outcome for outcome in artefact.outcomes if outcome.expert_id not in expert_ids]
-            _fit(outcomes, artefact.questions, pool_name).save(self.path)
+            self._fit(outcomes, artefact.questions, pool_name).save(self.path)
+
+    def _fit(self, outcomes: Iterable[Outcome], questions: Sequence[Question], pool_name: str) -> Artefact:
+        ordered = sorted(outcomes, key=lambda o: (o.expert_id, o.question_id, o.sample))
+        artefact = Artefact.fit(ordered, questions, pool_name=pool_name)
+        counts = Counter(outcome.expert_id for outcome in ordered)
+        estimated = read_estimated_profiles(self.path / ADAPTIVE_FILE, n_outcomes=counts)
+        return replace(artefact, profiles={**artefact.profiles, **estimated})
 
 
 def recorded_completions(path: Path, outcomes: Iterable[Outcome]) -> dict[str, list[Completion]]:
@@ -198,11 +228,6 @@ def _text_in(line: bytes) -> tuple[OutcomeKey, str] | None:
         return (expert_id, question_id, sample), record["text"]
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def _fit(outcomes: Iterable[Outcome], questions: Sequence[Question], pool_name: str) -> Artefact:
-    ordered = sorted(outcomes, key=lambda o: (o.expert_id, o.question_id, o.sample))
-    return Artefact.fit(ordered, questions, pool_name=pool_name)
 
 
 def _key(outcome: Outcome) -> OutcomeKey:
