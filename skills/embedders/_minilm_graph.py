@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skills.embedders._minilm_files import require
+from skills.embedders._packages import require
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from router_service.errors import ConfigError
 from skills.base import EMBEDDERS, Vectors
-from skills.embedders._minilm_files import DIMENSION, encodable, model_folder, require
+from skills.embedders._minilm_files import DIMENSION, model_folder
+from skills.embedders._packages import encodable, require
 
 __all__ = ["Minilm"]
 

@@ -16,8 +16,9 @@ from router_service.config import cache_folder
 from router_service.errors import ConfigError
 from router_service.files import write_atomically
 from skills.base import EMBEDDERS, Vectors
-from skills.embedders._minilm_files import DIMENSION, MAX_TOKENS, encodable, model_folder, require
+from skills.embedders._minilm_files import DIMENSION, MAX_TOKENS, model_folder
 from skills.embedders._minilm_graph import graph_bytes
+from skills.embedders._packages import encodable, require
 
 __all__ = ["MinilmOnnx"]
 

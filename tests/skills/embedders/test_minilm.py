@@ -11,8 +11,8 @@ import pytest
 
 from router_service.errors import ConfigError
 from skills.embedders import minilm_onnx
-from skills.embedders._minilm_files import require
 from skills.embedders._minilm_graph import BLOCK, quantised
+from skills.embedders._packages import require
 from skills.embedders.minilm import Minilm
 from skills.embedders.minilm_onnx import MinilmOnnx
 
