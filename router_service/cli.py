@@ -16,6 +16,7 @@ from router_service import (
     _cli_profile,
     _cli_recruiter,
     _cli_replay,
+    _cli_report,
     _cli_serve,
 )
 from router_service._cli_options import QuestionOptions, takes
@@ -52,6 +53,7 @@ pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
 eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
 eval_app.command()(takes(_cli_convert.ConvertOptions)(_cli_convert.convert))
+eval_app.command()(takes(_cli_report.ReportOptions)(_cli_report.report))
 recruiter_app.command()(takes(_cli_recruiter.FitOptions)(_cli_recruiter.fit))
 aggregator_app.command()(takes(_cli_profile.SelectOptions)(_cli_profile.select))
 

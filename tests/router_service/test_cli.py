@@ -100,6 +100,7 @@ def test_the_help_names_every_command_without_loading_the_house(enlist):
         ("pool", "show"),
         ("eval", "replay"),
         ("eval", "convert"),
+        ("eval", "report"),
         ("aggregator", "select"),
     ],
 )
