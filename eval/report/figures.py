@@ -44,7 +44,7 @@ def calls_figure(name: str, rows: Sequence[ReplayRow], baselines: Sequence[Basel
 
 
 def cost_figure(
-    name: str, rows: Sequence[ReplayRow], curves: Sequence[CostCurve], baselines: Sequence[Baseline]
+    name: str, rows: Sequence[ReplayRow], *, curves: Sequence[CostCurve], baselines: Sequence[Baseline]
 ) -> Drawing | None:
     """Accuracy against US dollars per 1,000 questions, with the models alone and the straight-line price mix.
 
@@ -73,11 +73,11 @@ def cost_figure(
     told = _told(frontier, "dollars")
     single = next((baseline for baseline in baselines if baseline.name == "best single"), None)
     if single is not None and single.cost_usd_per_1k:
-        told += _saved(single.accuracy, single.cost_usd_per_1k, priced, curves)
+        told += _saved(priced, curves, accuracy=single.accuracy, cost_usd=single.cost_usd_per_1k)
     return canvas.drawn("Accuracy against dollars", told, key=_key(frontier))
 
 
-def _saved(accuracy: float, cost_usd: float, rows: Sequence[ReplayRow], curves: Sequence[CostCurve]) -> str:
+def _saved(rows: Sequence[ReplayRow], curves: Sequence[CostCurve], *, accuracy: float, cost_usd: float) -> str:
     """For how little the best single expert's accuracy is had, and what the best recruiter's curve reaches at half."""
     said = ""
     as_good = [row for row in rows if row.accuracy >= accuracy]

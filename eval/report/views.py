@@ -149,7 +149,7 @@ def _drawings(
     shares: Sequence[ShareCurve],
 ) -> Iterable[Drawing]:
     yield calls_figure(f"{anchor}-calls", rows, baselines)
-    against_dollars = cost_figure(f"{anchor}-cost", rows, curves, baselines)
+    against_dollars = cost_figure(f"{anchor}-cost", rows, curves=curves, baselines=baselines)
     if against_dollars is not None:
         yield against_dollars
     if shares:

@@ -26,7 +26,9 @@ def test_a_saved_report_becomes_a_page(capsys, tmp_path):
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "no replay report at"), ("[]", "is not a replay report")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "no replay report at"), ("[]", "is no replay report of version 1")]
+)
 def test_a_file_that_is_no_report_is_a_clean_error(capsys, tmp_path, content, said):
     path = tmp_path / "results.json"
     if content is not None:
