@@ -1,0 +1,1 @@
+"""How fast: benches that print figures with the machine they were taken on; each is run as a module."""
