@@ -8,30 +8,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router_service._cli_adaptive import end_with_failures, print_adaptive
 from router_service._cli_engine import with_engine
 from router_service._cli_options import EngineOptions, JsonOption
-from router_service._cli_output import print_error, print_json, print_lines, print_note, print_table
+from router_service._cli_output import print_json, print_lines, print_table
 from router_service._cli_progress import progress_bar
 
 if TYPE_CHECKING:
     from aggregators.selected import Choice
     from eval.aggregator_selection import AggregatorSelection
     from eval.profiling import ProfilingReport
+    from eval.profiling_adaptive import AdaptiveReport
     from experts_registry.artefact import Artefact
     from router_service.config import EngineConfig
     from router_service.engine import Engine
+    from router_service.types import Question
     from skills.annotators.llm import Llm
 
 __all__ = ["ProfileOptions", "SelectOptions", "profile", "select"]
 
 _SKILL_SOURCES = ("recorded", "category")
+_QUESTIONS, _CONFIDENCE = 60, 0.9
+"""Of adaptive profiling, where nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileOptions:
     """Whom to profile on what."""
 
-    data: Annotated[Path, typer.Option(help="Fit questions (JSONL) with answers and skills.", show_default=False)]
+    data: Annotated[
+        Path | None, typer.Option(help="Fit questions (JSONL) with answers and skills.", show_default=False)
+    ] = None
     out: Annotated[Path, typer.Option(help="Folder of the artefact; made, or gone on with.", show_default=False)]
     pool: Annotated[str | None, typer.Option(help="Built-in pool or pool file.", show_default=False)] = None
     config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).", show_default=False)] = None
@@ -46,30 +53,88 @@ class ProfileOptions:
     annotator_expert: Annotated[
         str | None, typer.Option(help="The expert that names the skills.", show_default=False)
     ] = None
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Ask new experts a few chosen questions; estimate the rest.")
+    ] = False
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="With --adaptive: most questions per expert (60).", show_default=False)
+    ] = None
+    confidence: Annotated[
+        float | None, typer.Option(help="With --adaptive: what the error bars cover (0.9).", show_default=False)
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None
     as_json: JsonOption = False
 
 
 def profile(options: ProfileOptions) -> None:
     """Find out which expert is good at what; run again, it asks only what is missing."""
-    from experts_registry.records import read_questions
+    from router_service.errors import ConfigError
 
+    if options.adaptive:
+        _profile_a_few(options)
+        return
+    if options.questions is not None or options.confidence is not None:
+        raise ConfigError("--questions and --confidence are for --adaptive; without it every question is asked")
+    if options.data is None:
+        raise ConfigError("profile needs the fit questions: --data FILE.jsonl")
     annotator = _annotator(options)
-    questions = read_questions(options.data)
+    read = _questions(options)
 
     async def work(engine: Engine) -> ProfilingReport:
         from eval.profiling import ProfilingJob, profile_experts
         from eval.profiling_folder import ProfilingFolder
-        from eval.skill_labels import label_skills
 
         with ProfilingFolder(options.out) as folder, progress_bar("profiling") as on_progress:
-            known = folder.remembered(questions)
-            by_category = options.skills == "category"
-            labelled = await label_skills(engine, known, by_category=by_category, annotator=annotator)
-            job = ProfilingJob(questions=tuple(labelled), experts=tuple(options.expert or ()), samples=options.samples)
+            questions = await _labelled(engine, folder.remembered(read), options, annotator)
+            job = ProfilingJob(questions=questions, experts=tuple(options.expert or ()), samples=options.samples)
             return await profile_experts(engine, job, folder, on_progress=on_progress)
 
     _print_report(with_engine(_engine_config(options), work), options)
+
+
+def _profile_a_few(options: ProfileOptions) -> None:
+    """Profile new experts by chosen questions, from `--data` or of the artefact that is gone on with."""
+    from router_service.errors import ConfigError
+
+    if options.samples > 1:
+        raise ConfigError(
+            f"--adaptive asks each question once, and --samples is {options.samples}; leave one of them out"
+        )
+    annotator = _annotator(options)
+    read = _questions(options)
+
+    async def work(engine: Engine) -> AdaptiveReport:
+        from eval.profiling_adaptive import AdaptiveJob, profile_adaptively
+        from eval.profiling_folder import ProfilingFolder
+
+        with ProfilingFolder(options.out) as folder, progress_bar("profiling") as on_progress:
+            questions = await _labelled(engine, folder.remembered(read), options, annotator)
+            job = AdaptiveJob(
+                questions=questions,
+                experts=tuple(options.expert or ()),
+                n_questions=options.questions or _QUESTIONS,
+                confidence=_CONFIDENCE if options.confidence is None else options.confidence,
+            )
+            return await profile_adaptively(engine, job, folder, on_progress=on_progress)
+
+    print_adaptive(with_engine(_engine_config(options), work), options.out, as_json=options.as_json)
+
+
+def _questions(options: ProfileOptions) -> list[Question]:
+    from experts_registry.records import read_questions
+
+    return read_questions(options.data) if options.data is not None else []
+
+
+async def _labelled(
+    engine: Engine, questions: list[Question], options: ProfileOptions, annotator: Llm | None
+) -> tuple[Question, ...]:
+    """The questions with skills; an expert names the missing ones where one was told to."""
+    from eval.skill_labels import label_skills
+
+    if not questions:
+        return ()
+    return tuple(await label_skills(engine, questions, by_category=options.skills == "category", annotator=annotator))
 
 
 def _annotator(options: ProfileOptions) -> Llm | None:
@@ -118,13 +183,9 @@ def _print_report(report: ProfilingReport, options: ProfileOptions) -> None:
             }
         )
     else:
-        print_table(f"Accuracy on {options.data.name}", columns, rows)
+        print_table(f"Accuracy on {options.data.name if options.data else options.out}", columns, rows)
         print_lines(f"{options.out}: {report.n_new} new completions, {report.n_known} known before", style="dim")
-    for name, (count, first) in report.failures.items():
-        print_error(f"{count} completions of expert {name} failed: {first}")
-    if report.failures:
-        print_note("failed completions are not graded; run the same command again to ask for them again")
-        raise typer.Exit(1)
+    end_with_failures(report.failures)
 
 
 # --- aggregator select ---------------------------------------------------------------------------------------------
