@@ -13,14 +13,31 @@ from experts_registry.pool import Pool
 from router_service._engine_parts import NAMED, EngineDefaults, EngineParts, Parts
 from router_service.admission import check_query, require_distinct_ids
 from router_service.dispatch.ask import BudgetedAsk
-from router_service.dispatch.ledger import DeadlinesFrom, Ledger
+from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
 from router_service.errors import AggregationError, RouterError
-from router_service.flight import Emit, Flight, as_router_error, together_or_alone
-from router_service.recruit.base import ExplainingRecruiter, Recruiter, RecruitRequest, SequentialRecruiter
+from router_service.flight import (
+    Emit,
+    Flight,
+    as_router_error,
+    asking,
+    by_recruiter,
+    controls_of,
+    ledgers_of,
+    together_or_alone,
+    without_lost,
+)
+from router_service.recruit.base import (
+    ConsultingRecruiter,
+    ExplainingRecruiter,
+    Recruiter,
+    RecruitRequest,
+    SequentialRecruiter,
+)
 from router_service.types import (
     Answered,
+    Ask,
     Completion,
     CompletionFinished,
     DecisionMade,
@@ -29,7 +46,6 @@ from router_service.types import (
     Failed,
     Query,
     Recruit,
-    RouteControls,
     RouteDecision,
     RouteFailure,
     RouteResponse,
@@ -112,7 +128,7 @@ class Engine:
         return [ends[query.id] for query in queries]
 
     async def route(self, queries: Sequence[Query]) -> list[DecisionMade | Failed]:
-        """Annotate and recruit only, in order; no expert is asked (an LLM annotator is)."""
+        """Annotate and recruit only, in order; no expert answers (an annotator or recruiter may ask one)."""
         require_distinct_ids(queries)
         ends: dict[str, DecisionMade | Failed] = {}
 
@@ -143,6 +159,7 @@ class Engine:
         await self._parts.make(queries)
         flights = self._admit(queries, emit, deadlines_from)
         flights = await self._annotate(flights, emit)
+        flights = await self._consult(flights, emit)
         return await self._recruit(flights, emit)
 
     # --- annotate -> recruit ---------------------------------------------------------------------------------------
@@ -178,30 +195,36 @@ class Engine:
         )
 
     async def _annotate(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        async def annotate(group: Sequence[Flight], ask: Ask) -> list[SkillAnnotation]:
+            return await self._annotator.annotate([flight.query for flight in group], ask=ask)
+
         todo = [flight for flight in flights if flight.recruiter.needs_annotation]
-        ask = BudgetedAsk(self.runner, _ledgers(todo), controls=_controls(todo))
-
-        async def annotate(group: Sequence[Flight]) -> list[SkillAnnotation]:
-            try:
-                return await self._annotator.annotate([flight.query for flight in group], ask=ask)
-            except Exception:
-                await ask.rewind()  # who is tried again has paid for these answers
-                raise
-            finally:
-                for flight in group:
-                    flight.overhead_usage = ask.usage(flight.query.id)
-                    flight.waited_s = ask.waited_s(flight.query.id)
-                    flight.ledger.stop_clock()
-
-        done = await together_or_alone(todo, annotate, part="the annotator", emit=emit)
+        done = await asking(self.runner, todo, annotate, part="the annotator", emit=emit)
         for flight, annotation in done:
             flight.annotation = annotation
-        lost = set(todo) - {flight for flight, _ in done}
-        return [flight for flight in flights if flight not in lost]
+        return without_lost(flights, todo, done)
+
+    async def _consult(self, flights: list[Flight], emit: Emit) -> list[Flight]:
+        """Let the recruiters that have an LLM read the queries first ask it."""
+
+        async def consult(group: Sequence[Flight], ask: Ask) -> list[RecruitRequest]:
+            recruiter = group[0].recruiter
+            assert isinstance(recruiter, ConsultingRecruiter)
+            return await recruiter.consult([requests[flight.query.id] for flight in group], ask=ask)
+
+        consulting = [flight for flight in flights if isinstance(flight.recruiter, ConsultingRecruiter)]
+        requests = {flight.query.id: flight.request for flight in consulting}
+        for group in by_recruiter(consulting):
+            part = f"recruiter {group[0].recruiter_name!r}"
+            done = await asking(self.runner, group, consult, part=part, emit=emit)
+            for flight, request in done:
+                flight.advice = request.advice
+            flights = without_lost(flights, group, done)
+        return flights
 
     async def _recruit(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         recruited = []
-        for group in _by_recruiter(flights):
+        for group in by_recruiter(flights):
             part = f"recruiter {group[0].recruiter_name!r}"
             for flight, decision in await together_or_alone(group, self._decisions, part=part, emit=emit):
                 flight.decision = _named(decision, flight)
@@ -228,10 +251,10 @@ class Engine:
     async def _dispatch(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         """Ask one wave of experts; panels that are complete are aggregated at once, the others come back."""
         by_id = {flight.query.id: flight for flight in flights}
-        ask = BudgetedAsk(self.runner, _ledgers(flights), controls=_controls(flights), on_delta=_shows(by_id, emit))
+        ask = BudgetedAsk(self.runner, ledgers_of(flights), controls=controls_of(flights), on_delta=_shows(by_id, emit))
         unfinished: list[Flight] = []
         async with asyncio.TaskGroup() as group:
-            async with aclosing(self.runner.run(self._plan(flights), _ledgers(flights))) as finished:
+            async with aclosing(self.runner.run(self._plan(flights), ledgers_of(flights))) as finished:
                 async for item in finished:
                     if isinstance(item, Completion):
                         emit(CompletionFinished(query_id=item.query_id, completion=item))
@@ -269,7 +292,7 @@ class Engine:
     async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
         """Ask the sequential recruiters: who gets further experts, and whose panel is complete."""
         widened, complete = [], []
-        for group in _by_recruiter(flights):
+        for group in by_recruiter(flights):
             part = f"recruiter {group[0].recruiter_name!r}"
             for flight, more in await together_or_alone(group, self._further, part=part, emit=emit):
                 if more:
@@ -326,21 +349,6 @@ def _shows(by_id: Mapping[str, Flight], emit: Emit) -> Callable[[str, str], None
             emit(TokenDelta(query_id=query_id, text=text))
 
     return show
-
-
-def _ledgers(flights: Iterable[Flight]) -> dict[str, Ledger]:
-    return {flight.query.id: flight.ledger for flight in flights}
-
-
-def _controls(flights: Iterable[Flight]) -> dict[str, RouteControls]:
-    return {flight.query.id: flight.query.controls for flight in flights}
-
-
-def _by_recruiter(flights: Sequence[Flight]) -> list[list[Flight]]:
-    groups: dict[str, list[Flight]] = {}
-    for flight in flights:
-        groups.setdefault(flight.recruiter_name, []).append(flight)
-    return list(groups.values())
 
 
 def _named(decision: RouteDecision, flight: Flight) -> RouteDecision:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from router_service import errors
+from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.runner import Runner
 from router_service.errors import AggregationError, BudgetExceeded, ExpertError, RouterError, RoutingError
-from router_service.recruit.base import Recruiter, RecruitRequest
+from router_service.recruit.base import ConsultingRecruiter, Recruiter, RecruitRequest
 from router_service.recruit.eligibility import explain_empty
 from router_service.types import (
     Answer,
     Answered,
+    Ask,
     Completion,
     CompletionError,
     Event,
@@ -23,6 +26,7 @@ from router_service.types import (
     Panel,
     Query,
     Recruit,
+    RouteControls,
     RouteDecision,
     RouteFailure,
     RouteResponse,
@@ -30,7 +34,17 @@ from router_service.types import (
     Usage,
 )
 
-__all__ = ["Emit", "Flight", "as_router_error", "together_or_alone"]
+__all__ = [
+    "Emit",
+    "Flight",
+    "as_router_error",
+    "asking",
+    "by_recruiter",
+    "controls_of",
+    "ledgers_of",
+    "together_or_alone",
+    "without_lost",
+]
 
 Emit = Callable[[Event], None]
 T = TypeVar("T")
@@ -54,6 +68,7 @@ class Flight:
     ledger: Ledger
     annotation: SkillAnnotation
     decision: RouteDecision
+    advice: str | None = None
     completions: tuple[Completion, ...] = ()
     wave: tuple[Recruit, ...] = ()
     shown: str = ""
@@ -71,7 +86,11 @@ class Flight:
     def request(self) -> RecruitRequest:
         """What the recruiter is shown."""
         return RecruitRequest(
-            query=self.query_left, annotation=self.annotation, seed=self.query.seed or 0, completions=self.completions
+            query=self.query_left,
+            annotation=self.annotation,
+            seed=self.query.seed or 0,
+            completions=self.completions,
+            advice=self.advice,
         )
 
     @property
@@ -81,7 +100,8 @@ class Flight:
 
     @property
     def usage(self) -> Usage:
-        """Spent so far by the experts and, as `overhead_usage`, by the annotator and by an aggregator that failed."""
+        """Spent so far by the experts and, as `overhead_usage`, by the annotator, by an expert that the recruiter
+        consulted and by an aggregator that failed."""
         return sum((completion.usage for completion in self.completions), self.overhead_usage)
 
     def samples_of(self, expert_id: str) -> int:
@@ -130,7 +150,9 @@ class Flight:
         error = explain_empty(self.decision, self.query_left)
         taken = self.overhead_usage.completions
         if taken and isinstance(error, BudgetExceeded):
-            note = f"this is what is left after the annotator's {taken} completions, which the same budget pays for"
+            consulted = "annotator's and the consulted expert"
+            who = consulted if isinstance(self.recruiter, ConsultingRecruiter) else "annotator"
+            note = f"this is what is left after the {who}'s {taken} completions, which the same budget pays for"
             error = BudgetExceeded(f"{error.message} ({note})")
         return self.failed(error)
 
@@ -193,3 +215,55 @@ async def together_or_alone(
             else:
                 emit(group[0].failed(as_router_error(error, part)))
     return done
+
+
+async def asking(
+    runner: Runner,
+    flights: Sequence[Flight],
+    work: Callable[[Sequence[Flight], Ask], Awaitable[Sequence[T]]],
+    *,
+    part: str,
+    emit: Emit,
+) -> list[tuple[Flight, T]]:
+    """`together_or_alone` for work that asks experts: the queries' budgets pay, and it counts with their overheads."""
+    ask = BudgetedAsk(runner, ledgers_of(flights), controls=controls_of(flights))
+    before = {flight.query.id: (flight.overhead_usage, flight.waited_s) for flight in flights}
+
+    async def attempt(group: Sequence[Flight]) -> Sequence[T]:
+        try:
+            return await work(group, ask)
+        except Exception:
+            await ask.rewind()  # who is tried again has paid for these answers
+            raise
+        finally:
+            for flight in group:
+                usage, waited_s = before[flight.query.id]
+                flight.overhead_usage = usage + ask.usage(flight.query.id)
+                flight.waited_s = waited_s + ask.waited_s(flight.query.id)
+                flight.ledger.stop_clock()
+
+    return await together_or_alone(flights, attempt, part=part, emit=emit)
+
+
+def without_lost(flights: list[Flight], todo: Sequence[Flight], done: Sequence[tuple[Flight, object]]) -> list[Flight]:
+    """The flights without those of `todo` that are not among the `done`: they have ended."""
+    lost = set(todo) - {flight for flight, _ in done}
+    return [flight for flight in flights if flight not in lost]
+
+
+def by_recruiter(flights: Sequence[Flight]) -> list[list[Flight]]:
+    """The flights in groups of one recruiter each, in order."""
+    groups: dict[str, list[Flight]] = {}
+    for flight in flights:
+        groups.setdefault(flight.recruiter_name, []).append(flight)
+    return list(groups.values())
+
+
+def ledgers_of(flights: Iterable[Flight]) -> dict[str, Ledger]:
+    """The ledgers by query id."""
+    return {flight.query.id: flight.ledger for flight in flights}
+
+
+def controls_of(flights: Iterable[Flight]) -> dict[str, RouteControls]:
+    """The callers' controls by query id."""
+    return {flight.query.id: flight.query.controls for flight in flights}
