@@ -73,8 +73,8 @@ def _speed(name: str, scene: Scene, requests: Sequence[RecruitRequest], *, repea
     try:
         fit_s, _ = timed(lambda: recruiter.fit(data))
         decisions = recruiter.recruit(requests[:64])
-    except RouterError as problem:
-        return missing(skipped=problem.message)
+    except Exception as problem:  # a recruiter that breaks leaves the others their figures
+        return missing(skipped=problem.message if isinstance(problem, RouterError) else f"broke: {problem!r}")
     if not any(decision.recruits for decision in decisions):
         return missing(fit_s=fit_s, skipped="recruits nobody for these queries")
     in_batch = [timed(lambda: recruiter.recruit(requests)) for _ in range(repeats)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THREADS", "main"]
 
-THREADS = ("OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS", "NUMEXPR_NUMTHREADS", "RAYON_NUMTHREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def main(arguments: Sequence[str] | None = None, *, bench: RoutingBench | None = None) -> None:

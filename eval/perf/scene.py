@@ -13,7 +13,17 @@ from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool
 from router_service.lessons import Lessons
 from router_service.recruit.base import RecruitRequest
-from router_service.types import AnswerKind, Expert, Outcome, Prices, Query, Question, TaskFormat, user_query
+from router_service.types import (
+    AnswerKind,
+    Expert,
+    Outcome,
+    Prices,
+    Query,
+    Question,
+    TaskFormat,
+    stable_seed,
+    user_query,
+)
 from skills.annotators.embedding import Embedding
 from skills.base import Vectors
 
@@ -47,7 +57,8 @@ class Scale:
 
 
 class GivenEmbedder:
-    """An embedder of texts whose vectors are given, so that a bench measures all but embedding."""
+    """An embedder of texts whose vectors are given, so that a bench measures all but embedding; any other text (the
+    name of a skill, say) has a vector drawn from it."""
 
     fingerprint = "given"
 
@@ -56,9 +67,15 @@ class GivenEmbedder:
         self.dimension = int(vectors.shape[1])
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Shape (texts, dimension); `KeyError` for a text without a vector."""
-        rows = [self._vectors[text] for text in texts]
-        return np.stack(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
+        """Shape (texts, dimension)."""
+        rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row[:] = self._vectors[text] if text in self._vectors else self._drawn(text)
+        return rows
+
+    def _drawn(self, text: str) -> npt.NDArray[np.float32]:
+        drawn = np.random.default_rng(stable_seed(text)).normal(size=self.dimension)
+        return np.asarray(drawn / np.linalg.norm(drawn), dtype=np.float32)
 
 
 class Scene:

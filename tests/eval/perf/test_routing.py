@@ -101,10 +101,11 @@ def test_the_command_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in (*routing.THREADS, "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(variable, "1")
+        monkeypatch.setenv(variable, "7")  # put back afterwards
     routing.main(["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")], bench=BENCH)
     printed = capsys.readouterr()
-    assert json.loads((tmp_path / "out.json").read_text())["format"] == "enlist-perf-routing/1"
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert (document["format"], document["machine"]["threads"]) == ("enlist-perf-routing/1", "1")
     assert (tmp_path / "out.svg").exists()
     assert "recruit_per_s" in printed.out and "left out: named" in printed.out
     assert "growth over 3, 6 experts" in printed.err
