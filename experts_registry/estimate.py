@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable
 
 from experts_registry.prices import cost_usd
@@ -43,7 +42,9 @@ _FORMS = bytes(0x61 if chr(c).islower() else 0x41 if chr(c).isupper() else 0x20 
 """Every small letter as "a", every capital as "A", all else as a space: texts have few different runs of letters then,
 and each form's tokens are worked out once."""
 _REMEMBERED_LETTERS = 32
-"""Longer runs of letters are rare and take their room, so they are counted anew each time."""
+_REMEMBERED_FORMS = 4096
+"""Longer runs of letters are rare and take their room, and what has so many forms is no prose: counted anew each time.
+"""
 _FOREIGN = bytes(range(0x80, 0x100))
 _TWO_BYTE_LEADS = bytes(range(0xC2, 0xE0))
 _DECIMALS = 6
@@ -136,29 +137,34 @@ def _part_tokens(part: TextPart | ImagePart | AudioPart) -> float:
     return _IMAGE_TOKENS if isinstance(part, ImagePart) else len(part.data) * 0.75 / _AUDIO_BYTES_PER_TOKEN
 
 
+class _RunTokens(dict[bytes, float]):
+    """Tokens of a run of letters, given as its form in "a" and "A"; each of the usual forms is worked out once."""
+
+    def __missing__(self, form: bytes) -> float:
+        words = _WORD.findall(form)
+        inner_capitals = len(words) - 1
+        tokens = sum(_word_tokens(len(word), in_capitals=word.endswith(b"A")) for word in words)
+        tokens += inner_capitals * _TOKENS_PER_INNER_CAPITAL
+        if len(form) <= _REMEMBERED_LETTERS and len(self) < _REMEMBERED_FORMS:
+            self[form] = tokens
+        return tokens
+
+
+_RUN_TOKENS = _RunTokens()
+
+
 def _text_tokens(text: str) -> float:
     if not text:
         return 0.0
     data = text.encode("utf-8", errors="replace")
-    letters, n_letters = 0.0, 0
-    for form, count in Counter(data.translate(_FORMS).split()).items():
-        n_letters += count * len(form)
-        letters += count * (_run_tokens(form) if len(form) <= _REMEMBERED_LETTERS else _run_tokens.__wrapped__(form))
+    forms = data.translate(_FORMS)
+    letters = sum(map(_RUN_TOKENS.__getitem__, forms.split()))
     n_spaces = data.count(b" ")
     n_foreign = 0 if data.isascii() else _count(data, _FOREIGN)
-    marks = len(data) - n_letters - n_spaces - n_foreign  # each a token of its own, as several vocabularies have it
+    marks = forms.count(b" ") - n_spaces - n_foreign  # each a token of its own, as several vocabularies have it
     two_byte = _count(data, _TWO_BYTE_LEADS) if n_foreign else 0
     foreign = two_byte + (n_foreign - 2 * two_byte) / _BYTES_PER_FOREIGN_TOKEN
     return letters + n_spaces / _SPACES_PER_TOKEN + marks + foreign
-
-
-@functools.lru_cache(maxsize=4096)
-def _run_tokens(form: bytes) -> float:
-    """Tokens of a run of letters, given as its form in small letters "a" and capitals "A"."""
-    words = _WORD.findall(form)
-    inner_capitals = len(words) - 1
-    tokens = sum(_word_tokens(len(word), in_capitals=word.endswith(b"A")) for word in words)
-    return tokens + inner_capitals * _TOKENS_PER_INNER_CAPITAL
 
 
 def _word_tokens(length: int, *, in_capitals: bool) -> float:
