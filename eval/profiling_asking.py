@@ -110,4 +110,5 @@ async def _graded(item: OpenQuestion, completion: Completion) -> Outcome:
         completion_tokens=completion.usage.completion_tokens,
         cost_usd=completion.usage.cost_usd,
         latency_s=completion.latency_s,
+        logprob=completion.logprob,
     )

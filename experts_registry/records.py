@@ -58,6 +58,7 @@ class _OutcomeLine(StrictModel):
     completion_tokens: int | None = Field(default=None, ge=0)
     cost_usd: float | None = Field(default=None, ge=0)
     latency_s: float | None = Field(default=None, ge=0)
+    logprob: float | None = Field(default=None, allow_inf_nan=False)
 
 
 def read_questions(path: Path) -> list[Question]:

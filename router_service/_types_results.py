@@ -217,7 +217,10 @@ class RouteFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One graded completion of one expert on one question: the unit of profiling and replay."""
+    """One graded completion of one expert on one question: the unit of profiling and replay.
+
+    `logprob` is the completion's, where the backend gave one.
+    """
 
     dataset: str
     split: str
@@ -230,6 +233,7 @@ class Outcome:
     completion_tokens: int | None = None
     cost_usd: float | None = None
     latency_s: float | None = None
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

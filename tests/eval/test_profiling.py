@@ -62,7 +62,7 @@ class Fake(Backend):
                 category = "fours" if "fours question" in query.text else "sevens"
                 yield replace(completion, text=f"Keywords: {category} sense")
             else:
-                yield replace(completion, text=f"I say {expert.id}.")
+                yield replace(completion, text=f"I say {expert.id}.", logprob=-0.5)
 
 
 class PowerCut(Exception):
@@ -92,6 +92,12 @@ async def test_everybody_is_asked_everything_once_each_in_one_batch(tmp_path):
     assert [expert_id for expert_id, _ in backend.batches] == ["4", "7", "x"]
     assert len(backend.asked) == len(set(backend.asked)) == 30
     assert (report.n_new, report.n_known, report.failures) == (30, 0, {})
+
+
+async def test_how_likely_an_answer_was_to_its_expert_is_kept(tmp_path):
+    report = await run(tmp_path / "out")
+    assert {outcome.logprob for outcome in report.artefact.outcomes} == {-0.5}
+    assert {outcome.logprob for outcome in Artefact.load(tmp_path / "out").outcomes} == {-0.5}
 
 
 async def test_profiles_say_who_is_good_at_what(tmp_path):

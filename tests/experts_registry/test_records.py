@@ -45,6 +45,7 @@ outcomes = st.lists(
         completion_tokens=st.none() | st.integers(0, 9),
         cost_usd=st.none() | st.floats(0, 1),
         latency_s=st.none() | st.floats(0, 1),
+        logprob=st.none() | st.floats(-9, 0),
     ),
     max_size=5,
 )
