@@ -34,11 +34,13 @@ class RankingRecruiter(RosterRecruiter):
 def best_on_fit(roster: Roster, case: Case) -> list[int]:
     """The eligible experts by smoothed success rate on the fit questions; ties in the pool's order, and experts
     without a profile last."""
-    table = roster.table
-    return sorted(case.shortlist.positions, key=lambda i: (not table.has_profile[i], -table.overall[i]))
+    everyone, positions = roster.table.best_first, case.shortlist.positions
+    if len(positions) == len(everyone):
+        return list(everyone)
+    eligible = frozenset(positions)
+    return [position for position in everyone if position in eligible]
 
 
 def best_of_pool(roster: Roster) -> list[int]:
     """All positions of the pool, in the order that `best_on_fit` gives eligible ones."""
-    has_profile, overall = roster.table.has_profile.tolist(), roster.table.overall.tolist()
-    return sorted(range(len(overall)), key=lambda i: (not has_profile[i], -overall[i]))
+    return list(roster.table.best_first)

@@ -66,6 +66,12 @@ class StrengthTable:
         self.totals: Floats = _rounded(np.array([_total_net(profile) for profile in known]))
         self.overall = self._overall(known)
         self._base = self._base_rates(known)
+        self.best_first: tuple[int, ...] = self._best_first()
+        """Positions by success on the fit questions, ties in the pool's order, experts without a profile last."""
+
+    def _best_first(self) -> tuple[int, ...]:
+        has_profile, overall = self.has_profile.tolist(), self.overall.tolist()
+        return tuple(sorted(range(self._size), key=lambda i: (not has_profile[i], -overall[i])))
 
     def _overall(self, known: Sequence[Profile]) -> Floats:
         wins = np.array([profile.overall.wins for profile in known])
