@@ -114,6 +114,9 @@ class RosterRecruiter(ABC):
     sizes_panel: ClassVar[bool] = False
     """True where the strategy settles itself how many completions a query gets, `k` being the most."""
 
+    goes_by_chance: ClassVar[bool] = False
+    """True where `_choose` is to have the profiles' P(correct), NaN without a profile, for local scores."""
+
     combine: Combine = "sum"
     """How the scores of a query's skills become the local score."""
 
@@ -171,7 +174,7 @@ class RosterRecruiter(ABC):
             return []
         cases = [self._case(roster, request) for request in requests]
         scores, chances = roster.table.strengths([r.annotation for r in requests], combine=self.combine)
-        choices = self._choose(roster, cases, scores)
+        choices = self._choose(roster, cases, chances if self.goes_by_chance else scores)
         rows = chances.tolist()
         return [roster.decide(*row, recruiter=self.name) for row in zip(cases, choices, rows, strict=True)]
 
