@@ -22,7 +22,7 @@ from router_service.recruit.ranking import best_of_pool
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
 from router_service.recruit.saved import Learned
 from router_service.recruit.strength import CATEGORY_WEIGHT, Floats
-from router_service.types import Elimination, Query, SkillAnnotation
+from router_service.types import Elimination, Expert, Query, SkillAnnotation
 
 __all__ = ["CategoryMap"]
 
@@ -110,7 +110,7 @@ class CategoryMap(RosterRecruiter):
         """The expert of each category, by its position in the pool."""
         usable = np.flatnonzero(roster.table.has_profile)
         if self.budget_total is not None or self.budget_active is not None:
-            found = self._plan(roster, scores[:, usable], weights, usable.tolist())
+            found = self._plan([roster.experts[place] for place in usable], scores[:, usable], weights=weights)
             if self.margin is None:
                 held = usable[list(found.held)]  # a category without a fit question is in no plan's value
                 best = held[scores[:, held].argmax(axis=1)]
@@ -122,8 +122,7 @@ class CategoryMap(RosterRecruiter):
         sizes = np.array([roster.experts[place].parameters_b or np.inf for place in usable])
         return usable[cheapest_within(scores[:, usable], sizes, margin=0.0)]
 
-    def _plan(self, roster: Roster, scores: Floats, weights: Floats, usable: Sequence[int]) -> CategoryPlan:
-        experts = [roster.experts[place] for place in usable]
+    def _plan(self, experts: Sequence[Expert], scores: Floats, *, weights: Floats) -> CategoryPlan:
         unknown = [expert.id for expert in experts if expert.parameters_b is None]
         if unknown:
             raise ConfigError(
