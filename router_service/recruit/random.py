@@ -30,8 +30,8 @@ class Random(RankingRecruiter):
 
     def _ranked(self, roster: Roster, case: Case) -> list[int]:
         seed = case.request.seed & 0xFFFF_FFFF_FFFF_FFFF
-        keys = np.random.Generator(np.random.PCG64(seed)).random(len(roster.ids))
-        return sorted(case.shortlist.positions, key=lambda position: float(keys[position]))
+        keys = np.random.Generator(np.random.PCG64(seed)).random(len(roster.ids)).tolist()
+        return sorted(case.shortlist.positions, key=keys.__getitem__)
 
     def _scores(self, roster: Roster) -> list[float]:
         return [0.0] * len(roster.ids)

@@ -132,6 +132,10 @@ class StrengthTable:
     def _sums(self, entries: _Entries) -> Floats:
         """Weighted sums of the stacked tallies, per annotation."""
         sums = np.zeros((len(entries.lengths), self._stacked.shape[1]))
+        if len(sums) == 1:  # the same additions in the same order, without what it takes to do them for many
+            for row, weight in zip(entries.rows.tolist(), entries.weights.tolist(), strict=True):
+                sums[0] += weight * self._stacked[row]
+            return sums
         for active, rows, weights in entries.turns():
             sums[active] += weights[:, None] * self._stacked[rows]
         return sums
