@@ -17,7 +17,7 @@ from router_service.errors import ConfigError
 from router_service.files import write_atomically
 from router_service.types import Outcome, Profile, Question
 
-__all__ = ["Artefact"]
+__all__ = ["Artefact", "artefact_version"]
 
 FORMAT_VERSION = 1
 
@@ -125,6 +125,11 @@ class Artefact:
             created_at=profiles.created_at,
         )
         return artefact if artefact.version == meta["version"] else "it was replaced while it was read"
+
+
+def artefact_version(folder: Path) -> str:
+    """The version of the artefact in `folder`, read without the rest; raises `ConfigError` as loading it would."""
+    return str(_read_meta(folder)["version"])
 
 
 def _unusable(folder: Path, problem: str) -> ConfigError:

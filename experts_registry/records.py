@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
 from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError
-from router_service.files import write_atomically
+from router_service.files import end_last_line, is_json, write_atomically
 from router_service.types import AnswerKind, Outcome, Question
 
 __all__ = [
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 _PROBLEMS_SHOWN = 10
-_TAIL_BYTES = 1 << 16
-"""The last line is nearly always within so many bytes of the end."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -113,35 +111,10 @@ def append_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        _end_last_line(file)
+        end_last_line(file)
         file.write(outcome_lines(outcomes).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _end_last_line(file: BinaryIO) -> None:
-    """Leave the file empty or ending in a line break: a whole last line gets its break, half a line goes."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TAIL_BYTES))
-    tail = file.read()
-    if b"\n" not in tail:
-        file.seek(0)
-        tail = file.read()
-    if not tail or tail.endswith(b"\n"):
-        return
-    last = tail.rsplit(b"\n", 1)[-1]
-    if _is_json(last):
-        file.write(b"\n")
-    else:
-        file.truncate(size - len(last))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
 
 
 def _complete_lines(path: Path, *, is_journal: bool = False) -> list[bytes]:
@@ -152,7 +125,7 @@ def _complete_lines(path: Path, *, is_journal: bool = False) -> list[bytes]:
     except OSError as unreadable:
         raise ConfigError(f"cannot read {path}: {unreadable}") from None
     lines = data.split(b"\n")
-    if is_journal and lines[-1] and not _is_json(lines[-1]):
+    if is_journal and lines[-1] and not is_json(lines[-1]):
         lines.pop()
     return lines
 

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "router_service.assembly",
         "router_service.lessons",
         "router_service.admission",
+        "router_service.decision_log",
     ),
     ("router_service.http", "router_service.client", "router_service.batch", "eval"),
     ("router_service.cli",),
