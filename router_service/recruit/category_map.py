@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,11 +17,12 @@ from router_service.recruit.category_search import MOST_ENUMERATED, plan_by_enum
 from router_service.recruit.category_table import category_scores, cheapest_within, expenses
 from router_service.recruit.category_vote import category_posterior, normalised_entropy
 from router_service.recruit.embedded import Vectors32
+from router_service.recruit.holding import held_only
 from router_service.recruit.ranking import best_of_pool
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
 from router_service.recruit.saved import Learned
 from router_service.recruit.strength import CATEGORY_WEIGHT, Floats
-from router_service.types import Elimination, Expert, Query, SkillAnnotation
+from router_service.types import Expert, Query, SkillAnnotation
 
 __all__ = ["CategoryMap"]
 
@@ -44,7 +44,8 @@ class CategoryMap(RosterRecruiter):
     A query's category is its annotation's, where that was not merely read off the nearest questions; else the nearest
     fit questions vote. Where the vote's normalised entropy is above `fallback_entropy` (1: never), or the category has
     no fit question, the best expert on the fit questions of those in the table is asked (Robust-CoE). With k above 1
-    the others follow by their score in the category; `budget_active` is that of the first.
+    the others follow by their score in the category; `budget_active` is that of the first. Experts that are switched
+    off count too: a budget is kept for them.
 
     Differs from the paper: nearest neighbours instead of a trained classifier, and the shrinking.
     """
@@ -187,18 +188,7 @@ class CategoryMap(RosterRecruiter):
     # --- recruiting ------------------------------------------------------------------------------------------------
 
     def _case(self, roster: Roster, request: RecruitRequest) -> Case:
-        case = super()._case(roster, request)
-        out = [position for position in case.shortlist.positions if position not in self._held]
-        if not out:
-            return case
-        reason = f"is not held: within the budget of parameters, {self._held_ids(roster)} are"
-        unheld = tuple(Elimination(expert_id=roster.ids[i], reason=reason, code="not_held") for i in out)
-        positions = tuple(position for position in case.shortlist.positions if position in self._held)
-        shortlist = replace(case.shortlist, positions=positions, eliminated=(*case.shortlist.eliminated, *unheld))
-        return replace(case, shortlist=shortlist)
-
-    def _held_ids(self, roster: Roster) -> str:
-        return ", ".join(roster.ids[position] for position in sorted(self._held))
+        return held_only(super()._case(roster, request), self._held, roster, limit="the budgets of parameters")
 
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
         rows, reasons = self._rows_of([case.request.annotation for case in cases])
