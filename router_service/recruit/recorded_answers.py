@@ -99,12 +99,15 @@ class Ballots:
         self._tallies[self._each[has_voted], votes[has_voted]] += weight
         self._shares[~self._known[:, position]] = 0.0
 
+    def grades(self) -> Floats:
+        """How right the panel's answer to each question is, shape (questions,)."""
+        return self._standing()[0]
+
     def error(self) -> float:
         """How wrong the panel's answers are, in [0, 1]; a panel that says nothing is wrong, and so is one that was
         asked none of the questions. Of equal answers the first counts, so weights should leave no ties."""
-        grades, _ = self._standing()
         count = self._shares.sum()
-        return float(1.0 - (self._shares * grades).sum() / count) if count > 0 else 1.0
+        return float(1.0 - (self._shares * self.grades()).sum() / count) if count > 0 else 1.0
 
     def errors_with(self, weight: float) -> Floats:
         """The same for the panel with each expert of the pool added, at this weight; shape (experts,)."""
