@@ -65,12 +65,9 @@ def _speed(name: str, scene: Scene, requests: Sequence[RecruitRequest], *, repea
     missing = partial(DecisionSpeed, recruiter=name, experts=scene.scale.experts)
     try:
         recruiter = RECRUITERS.create(name)
-    except RouterError as problem:
-        return missing(skipped=problem.message)
-    if isinstance(recruiter, ConsultingRecruiter):
-        return missing(skipped="asks an LLM before it decides")
-    data = scene.lessons.for_part(recruiter)  # embedded before the clock starts
-    try:
+        if isinstance(recruiter, ConsultingRecruiter):
+            return missing(skipped="asks an LLM before it decides")
+        data = scene.lessons.for_part(recruiter)  # embedded before the clock starts
         fit_s, _ = timed(lambda: recruiter.fit(data))
         decisions = recruiter.recruit(requests[:64])
     except Exception as problem:  # a recruiter that breaks leaves the others their figures

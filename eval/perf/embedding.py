@@ -6,8 +6,7 @@ import asyncio
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 
 from eval.perf.scene import Scene, sentences
 from eval.perf.timing import per_second, timed
@@ -41,6 +40,8 @@ class EmbeddingCost:
     embedding_ms: float | None = None
     cold_ms: float | None = None
     cold_over_embedding: float | None = None
+    cold_over_embedding_cpu: float | None = None
+    """The same by the process's own work, all threads, which other load on the machine spares."""
     warm_ms: float | None = None
     """The same query again: its text is remembered."""
     embed_per_s: float | None = None
@@ -66,14 +67,15 @@ def _cost(name: str, scene: Scene, *, recruiter: str, texts: int, repeats: int) 
     except RouterError as problem:
         return EmbeddingCost(embedder=name, words=words, skipped=problem.message)
     engine = _engine(scene, embedder, recruiter)
-    alone_s, cold_s, warm_s = asyncio.run(_in_turns(engine, embedder, texts=texts, words=words))
+    turns = asyncio.run(_in_turns(engine, embedder, texts=texts, words=words))
     return replace(
         _throughput(name, embedder, words=words, texts=texts, repeats=repeats),
         recruiter=recruiter,
-        embedding_ms=statistics.median(alone_s) * 1e3,
-        cold_ms=statistics.median(cold_s) * 1e3,
-        cold_over_embedding=statistics.median(cold / alone for cold, alone in zip(cold_s, alone_s, strict=True)),
-        warm_ms=statistics.median(warm_s) * 1e3,
+        embedding_ms=statistics.median(turn.alone[0] for turn in turns) * 1e3,
+        cold_ms=statistics.median(turn.cold[0] for turn in turns) * 1e3,
+        cold_over_embedding=statistics.median(turn.cold[0] / turn.alone[0] for turn in turns),
+        cold_over_embedding_cpu=statistics.median(turn.cold[1] / turn.alone[1] for turn in turns),
+        warm_ms=statistics.median(turn.warm[0] for turn in turns) * 1e3,
     )
 
 
@@ -90,28 +92,40 @@ def _engine(scene: Scene, embedder: Embedder, recruiter: str) -> Engine:
     return build_engine(config, pool=scene.pool, artefact=artefact)
 
 
-async def _in_turns(
-    engine: Engine, embedder: Embedder, *, texts: int, words: int
-) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of embedding alone, of a cold decision, and of the same decision again, each for texts never seen."""
-    alone_s, cold_s, warm_s = [], [], []
-    fresh = sentences(2 * (texts + 1), words, seed=2)
-    for number in range(texts + 1):
-        mine, asked = fresh[2 * number], fresh[2 * number + 1]
-        alone, _ = timed(partial(embedder.embed, [mine]))
-        cold = await _routing_s(engine, f"cold-{number}", asked)
-        warm = await _routing_s(engine, f"warm-{number}", asked)
-        if number:  # the first turn warms up
-            alone_s.append(alone)
-            cold_s.append(cold)
-            warm_s.append(warm)
-    return alone_s, cold_s, warm_s
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """Seconds, by the clock and of this process's work, of embedding one text, routing another, and that again."""
+
+    alone: tuple[float, float]
+    cold: tuple[float, float]
+    warm: tuple[float, float]
 
 
-async def _routing_s(engine: Engine, query_id: str, text: str) -> float:
-    start = perf_counter()
+async def _in_turns(engine: Engine, embedder: Embedder, *, texts: int, words: int) -> list[_Turn]:
+    """So many turns, each with two texts never seen before; one more goes before them to warm up."""
+    fresh = iter(sentences(2 * (texts + 1), words, seed=2))
+    turns = []
+    for number, (mine, asked) in enumerate(zip(fresh, fresh, strict=True)):
+        start = _now()
+        embedder.embed([mine])
+        alone = _since(start)
+        cold, warm = [await _routing(engine, f"{kind}-{number}", asked) for kind in ("cold", "warm")]
+        turns.append(_Turn(alone=alone, cold=cold, warm=warm))
+    return turns[1:]
+
+
+async def _routing(engine: Engine, query_id: str, text: str) -> tuple[float, float]:
+    start = _now()
     await engine.route([user_query(query_id, text)])
-    return perf_counter() - start
+    return _since(start)
+
+
+def _now() -> tuple[float, float]:
+    return perf_counter(), process_time()
+
+
+def _since(start: tuple[float, float]) -> tuple[float, float]:
+    return perf_counter() - start[0], max(process_time() - start[1], 1e-9)
 
 
 def _throughput(name: str, embedder: Embedder, *, words: int, texts: int, repeats: int) -> EmbeddingCost:
