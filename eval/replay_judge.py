@@ -86,6 +86,7 @@ async def judge(
         recruit_ms_p99=times.p99_ms if times else None,
         decisions_per_s=times.decisions_per_s if times else None,
         n_fallbacks=sum(d.is_fallback for run in runs for end in run.ends if (d := end.decision) is not None),
+        n_repeats=sum(_repeats(bench.bench.dataset, end) for run in runs for end in run.ends),
         failures=_failures(runs),
         is_shuffled=strategy.is_shuffled,
     )
@@ -142,6 +143,12 @@ def _cost_usd(dataset: Dataset, end: End) -> float | None:
         costs.append(end.answer.usage.cost_usd)
     known = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
+
+
+def _repeats(dataset: Dataset, end: End) -> int:
+    """Completions beyond the recorded samples of their expert."""
+    asked = ((completion.sample, (end.query_id, completion.expert_id)) for completion in end.completions)
+    return sum(sample >= len(dataset.recorded[key]) for sample, key in asked if key in dataset.recorded)
 
 
 def _failures(runs: Sequence[_Run]) -> dict[str, Unanswered]:

@@ -35,6 +35,7 @@ def replay_remarks(
         *without,
         *left_out,
         *_fallbacks(rows),
+        *_repeats(rows),
         *remarks(dataset, plan, rows),
     ]
 
@@ -95,3 +96,19 @@ def _fallbacks(rows: Sequence[ReplayRow]) -> list[str]:
                 f"{row.pool}, {row.recruiter}: every decision used the fallback rule, so these rows show that rule"
             )
     return list(said.values())
+
+
+def _repeats(rows: Sequence[ReplayRow]) -> list[str]:
+    """Recruiters that draw an expert more often than it was recorded."""
+    shares: dict[str, float] = {}
+    for row in rows:
+        if row.n_repeats:
+            share = row.n_repeats / (row.calls_per_query * row.n * row.n_seeds)
+            shares[row.recruiter] = max(share, shares.get(row.recruiter, 0.0))
+    if not shares:
+        return []
+    listed = ", ".join(f"{name} (up to {share:.0%} of its calls)" for name, share in shares.items())
+    return [
+        f"{rows[0].dataset}: a recorded answer is repeated where more are drawn of an expert than were recorded, which "
+        f"weighs it more and can show nothing of what drawing again is worth: {listed}"
+    ]

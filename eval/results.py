@@ -139,6 +139,8 @@ class ReplayRow(_Result):
     """Queries a second when all are recruited for at once, their annotations being there."""
     n_fallbacks: int = 0
     """Decisions for which the recruiter used its fallback rule (over all seeds)."""
+    n_repeats: int = 0
+    """Completions that repeat a recorded sample because more were drawn than recorded (over all seeds)."""
     failures: dict[str, Unanswered] = Field(default_factory=dict)
     """Questions without an answer, by error code (over all seeds)."""
     is_shuffled: bool = False

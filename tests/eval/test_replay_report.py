@@ -70,6 +70,15 @@ async def test_what_is_drawn_is_averaged_over_seeds_and_the_rest_is_not_repeated
     assert drawn.row.accuracy == pytest.approx(sum(alone) / 4)
 
 
+async def test_repeated_samples_are_counted_and_said(tiny):
+    """`symbolic` draws three times among at most three experts, of which one sample each was recorded."""
+    report = await replay_report([tiny], plan("symbolic", "fixed", ks=(3,)))
+    drawn, fixed = report.rows
+    assert (drawn.n_repeats, fixed.n_repeats) == (48, 0)  # always the one who knows, thrice
+    [said] = [remark for remark in report.remarks if "repeated" in remark]
+    assert "symbolic (up to 67% of its calls)" in said and "fixed" not in said
+
+
 # --- the control -----------------------------------------------------------------------------------------------------
 
 
