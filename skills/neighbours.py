@@ -41,6 +41,8 @@ class Neighbours:
         k = min(k, len(self))
         if k == 0 or len(vectors) == 0:
             return np.zeros((len(vectors), k)), np.zeros((len(vectors), k), dtype=np.int64)
+        if len(vectors) <= _QUERIES_PER_BLOCK:
+            return self._search_block(vectors, k)
         blocks = [
             self._search_block(vectors[start : start + _QUERIES_PER_BLOCK], k)
             for start in range(0, len(vectors), _QUERIES_PER_BLOCK)
@@ -58,6 +60,7 @@ class Neighbours:
     def _candidates(self, vectors: Vectors, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         _, rows = self._index.search(np.ascontiguousarray(vectors, dtype=np.float32), width)
         similarities = np.einsum("nkd,nd->nk", self.rows[rows], vectors).astype(np.float64)
-        similarities = np.clip(np.round(similarities, _DECIMALS), -1.0, 1.0)
+        similarities = np.minimum(np.maximum(np.round(similarities, _DECIMALS), -1.0), 1.0)
         order = np.lexsort((rows, -similarities), axis=1)
-        return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        of_each = np.arange(len(rows))[:, None]  # plain indexing: for one query the numpy helpers cost more than all
+        return similarities[of_each, order], rows[of_each, order]
