@@ -49,7 +49,7 @@ class _Run:
     """The state of one run over several experts: what is asked, kept and counted."""
 
     def __init__(
-        self, engine: Engine, job: AdaptiveJob, folder: ProfilingFolder, questions: Sequence[Question]
+        self, engine: Engine, job: AdaptiveJob, *, folder: ProfilingFolder, questions: Sequence[Question]
     ) -> None:
         self.job = job
         self.questions = questions
@@ -123,7 +123,7 @@ async def profile_adaptively(
     chosen = chosen_experts(engine, job.experts)
     folder.begin(questions, chosen, pool_name=engine.pool.name)
     experts = _new_experts(chosen, questions, folder, is_asked_for=bool(job.experts))
-    run = _Run(engine, job, folder, questions)
+    run = _Run(engine, job, folder=folder, questions=questions)
     estimates = []
     for number, expert in enumerate(experts):
 

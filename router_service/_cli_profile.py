@@ -85,7 +85,7 @@ def profile(options: ProfileOptions) -> None:
         from eval.profiling_folder import ProfilingFolder
 
         with ProfilingFolder(options.out) as folder, progress_bar("profiling") as on_progress:
-            questions = await _labelled(engine, folder.remembered(read), options, annotator)
+            questions = await _labelled(engine, folder.remembered(read), options=options, annotator=annotator)
             job = ProfilingJob(questions=questions, experts=tuple(options.expert or ()), samples=options.samples)
             return await profile_experts(engine, job, folder, on_progress=on_progress)
 
@@ -108,7 +108,7 @@ def _profile_a_few(options: ProfileOptions) -> None:
         from eval.profiling_folder import ProfilingFolder
 
         with ProfilingFolder(options.out) as folder, progress_bar("profiling") as on_progress:
-            questions = await _labelled(engine, folder.remembered(read), options, annotator)
+            questions = await _labelled(engine, folder.remembered(read), options=options, annotator=annotator)
             job = AdaptiveJob(
                 questions=questions,
                 experts=tuple(options.expert or ()),
@@ -127,7 +127,7 @@ def _questions(options: ProfileOptions) -> list[Question]:
 
 
 async def _labelled(
-    engine: Engine, questions: list[Question], options: ProfileOptions, annotator: Llm | None
+    engine: Engine, questions: list[Question], *, options: ProfileOptions, annotator: Llm | None
 ) -> tuple[Question, ...]:
     """The questions with skills; an expert names the missing ones where one was told to."""
     from eval.skill_labels import label_skills
