@@ -180,7 +180,9 @@ class PoolBench:
     def _completions(self, strategy: Strategy) -> int | None:
         if strategy.k is not None:
             return strategy.k
-        return MAX_K if getattr(self.recruiters.get(strategy.recruiter), "sizes_panel", False) else None
+        recruiter = self.recruiters.get(strategy.recruiter)
+        sizes_up_to_k = getattr(recruiter, "sizes_panel", False) and getattr(recruiter, "k", None) is not None
+        return MAX_K if sizes_up_to_k else None
 
     def _fit(self, part: Recruiter, lessons: Lessons) -> Recruiter:
         data = lessons.for_part(part)  # embeds, where nobody has before, which is not the recruiter's own work

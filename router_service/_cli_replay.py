@@ -48,9 +48,7 @@ class ReplayOptions:
     embedder: Annotated[str, typer.Option(help="Embedder for skills and neighbours.")] = "minilm_onnx"
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder that keeps what is finished; what it has is not judged again.", show_default=False
-        ),
+        typer.Option(help="Folder that keeps what is finished; what it has is not judged again.", show_default=False),
     ] = None
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the report as JSON there.")] = (
         None

@@ -13,7 +13,7 @@ from eval.replay_tables import report_tables
 from eval.results import ReplayReport
 from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS
-from router_service.types import Recruit, RouteDecision
+from router_service.types import MAX_K, Recruit, RouteDecision
 from skills.base import ANNOTATORS
 from tests.eval.recorded_dataset import write_dataset
 
@@ -60,6 +60,26 @@ async def test_a_free_size_is_the_recruiters_own(tiny):
     rows = [result.row for result in await replay(tiny, plan("fixed", "all", ks=(1, FREE)))]
     assert [(row.k, row.calls_per_query) for row in rows] == [(1, 1), (None, 3), (1, 3), (None, 3)]
     assert rows[1].vs_fixed.mean == 0  # the fixed panel of as many calls is itself
+
+
+@pytest.mark.parametrize(("own", "shown"), [(None, None), (3, MAX_K)])
+async def test_who_sizes_panels_goes_by_its_own_limit_or_by_the_highest(tiny, own, shown):
+    class Sizing(Boastful):
+        sizes_panel = True
+        seen = set()
+        k = own
+
+        def recruit(self, requests):
+            self.seen.update(request.query.controls.k for request in requests)
+            sure = (Recruit(expert_id=self.first, p_correct=0.5),)
+            return [RouteDecision(query_id=r.query.id, recruits=sure, recruiter="sizing") for r in requests]
+
+    RECRUITERS.register("sizing")(Sizing)
+    try:
+        await replay(tiny, plan("sizing", ks=(FREE,)))
+    finally:
+        del RECRUITERS._factories["sizing"]
+    assert Sizing.seen - {1} == {shown}  # curves are drawn at one call
 
 
 async def test_what_is_drawn_is_averaged_over_seeds_and_the_rest_is_not_repeated(tiny):
