@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError, NotFittedError
-from skills.artefacts import ArtefactKind
 from skills.base import Embedder, Vectors
 from skills.cached_embedder import open_embedder
 from skills.neighbours import Neighbours

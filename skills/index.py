@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError, NotFittedError
 from router_service.types import Question
-from skills.artefacts import ArtefactKind
 from skills.base import Embedder
 from skills.cached_embedder import open_embedder
 from skills.neighbours import Neighbours

@@ -94,7 +94,7 @@ class ExplainingRecruiter(Recruiter, Protocol):
     """A recruiter that can say what its decisions rest on; `enlist route --explain` prints it."""
 
     def explain(self, request: RecruitRequest) -> list[str]:
-        """Lines for people on why the request is decided as `recruit` decides it; pure. `NotFittedError` before `fit`."""
+        """Lines for people on why `recruit` decides the request as it does; pure. `NotFittedError` before `fit`."""
         ...
 
 

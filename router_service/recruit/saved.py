@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts_registry.profiles import ProfileSet, profiles_from_text, profiles_text
+from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError
 from router_service.types import Expert, Profile
-from skills.artefacts import ArtefactKind
 
 __all__ = ["Learned", "SavedRecruiter", "options_of"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError, NotFittedError
 from router_service.types import Ask, Query, Question, SkillAnnotation
-from skills.artefacts import ArtefactKind
 from skills.base import ANNOTATORS, Embedder, Vectors
 from skills.cached_embedder import open_embedder
 from skills.neighbours import Neighbours

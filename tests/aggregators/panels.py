@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from aggregators.base import AGGREGATORS, LearnedAggregator
 from router_service.types import (
     AnswerKind,
     Completion,
     CompletionError,
+    Expert,
+    FitData,
+    Outcome,
     Panel,
     Query,
+    Question,
     Recruit,
     RouteDecision,
     SkillAnnotation,
@@ -47,6 +52,37 @@ def panel(completions, *, task_format=CHOICE, p=None, seed=7, query: Query | Non
         decision=RouteDecision(query_id="q", recruits=recruits, recruiter="fixed", seed=seed),
         completions=tuple(completions),
     )
+
+
+def lessons(experts=("ann", "ben", "cyd", "dan", "eve"), questions=24) -> FitData:
+    """Graded outcomes in which the experts are right more or less often, and the last two err alike."""
+    outcomes, known = [], {}
+    for number in range(questions):
+        question_id = f"fit{number}"
+        known[question_id] = Question(id=question_id, text=f"Case {number}?", answer="A", answer_kind=AnswerKind.CHOICE)
+        for place, expert_id in enumerate(experts):
+            is_right = (number * 7 + 3 * min(place, len(experts) - 2)) % (place + 3) > 0
+            letter = "A" if is_right else "BCD"[(number + min(place, len(experts) - 2)) % 3]
+            outcomes.append(
+                Outcome(
+                    dataset="d",
+                    split="fit",
+                    question_id=question_id,
+                    expert_id=expert_id,
+                    extracted=letter,
+                    correct=float(is_right),
+                    completion_tokens=10 + 5 * place + number % 4,
+                )
+            )
+    annotations = {i: SkillAnnotation(query_id=i, category=("arts", "maths")[n % 2]) for n, i in enumerate(known)}
+    pool = tuple(Expert(id=expert_id, model="m", backend="echo") for expert_id in experts)
+    return FitData(experts=pool, outcomes=tuple(outcomes), annotations=annotations, questions=known)
+
+
+def made(name, options=None):
+    """The registered aggregator, fitted on `lessons` where it learns."""
+    aggregator = AGGREGATORS.create(name, options)
+    return aggregator.fit(lessons()) if isinstance(aggregator, LearnedAggregator) else aggregator
 
 
 class FakeAsk:

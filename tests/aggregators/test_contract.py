@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aggregators.base import AGGREGATORS, Aggregator
 from router_service.errors import AggregationError
 from router_service.types import AnswerKind, TaskFormat, ToolCall, Usage
-from tests.aggregators.panels import FakeAsk, failed, panel, said
+from tests.aggregators.panels import FakeAsk, failed, made, panel, said
 
 NAMES = AGGREGATORS.names()
 law = settings(deadline=None, max_examples=60)
@@ -37,7 +37,7 @@ def completions(draw, *, answers=ANSWERS, with_failures=True):
 
 
 def aggregate(name, one_panel, ask=None):
-    return asyncio.run(AGGREGATORS.create(name).aggregate(one_panel, ask=ask or FakeAsk()))
+    return asyncio.run(made(name).aggregate(one_panel, ask=ask or FakeAsk()))
 
 
 def outcome(name, one_panel, ask=None):

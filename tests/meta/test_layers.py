@@ -10,7 +10,13 @@ from tests.meta.source import Module, imports_of, modules
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("router_service.types", "router_service.errors"),
-    ("router_service.plugins", "router_service.config", "router_service.files"),
+    (
+        "router_service.plugins",
+        "router_service.config",
+        "router_service.files",
+        "router_service.artefacts",
+        "router_service.estimation",
+    ),
     ("experts_registry", "skills", "aggregators"),
     ("router_service.recruit", "router_service.dispatch", "router_service.backends", "router_service.store"),
     (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError
-from skills.artefacts import ArtefactKind
 
 KIND = ArtefactKind("skill_index", 3)
 

@@ -1,0 +1,31 @@
+"""Recruiter `self_consistency`: the best single expert asked k times, for its samples to vote among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from router_service.recruit.base import RECRUITERS
+from router_service.recruit.fixed import Fixed
+from router_service.recruit.ranking import best_on_fit
+from router_service.recruit.roster import Case, Choice, Roster
+from router_service.recruit.strength import Floats
+
+__all__ = ["SelfConsistency"]
+
+
+@RECRUITERS.register("self_consistency")
+class SelfConsistency(Fixed):
+    """`k` samples of the eligible expert that was right most often on the fit questions (Wang et al. 2023; the first
+    half of Avengers' generation step). They only differ where the expert samples, at a temperature above 0."""
+
+    name: ClassVar[str] = "self_consistency"
+
+    def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
+        own = self._scores(roster)
+        choices = []
+        for case in cases:
+            best = best_on_fit(roster, case)[:1]
+            samples = case.allowance.count(best, repeats=True)
+            choices.append(Choice(positions=best * samples, scores=own))
+        return choices
