@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Chances:
 
     evidence: Evidence
     weights: Floats
+    _left_out: Floats | None = field(default=None, repr=False)
 
     @classmethod
     def fit(cls, data: FitData, *, name: str) -> Chances:
@@ -45,7 +46,9 @@ class Chances:
         asked = ~np.isnan(evidence.grades)
         prior = _prior(len(evidence.sources))
         weights = fit_logistic(features[asked], evidence.grades[asked], prior)
-        return cls(evidence=evidence, weights=weights)
+        chances = cls(evidence=evidence, weights=weights)
+        chances._left_out = chances._chances(features)
+        return chances
 
     def of(self, annotations: Sequence[SkillAnnotation]) -> Floats:
         """P(correct), shape (annotations, experts), strictly between 0 and 1; a source that knows nothing of a query
@@ -56,7 +59,9 @@ class Chances:
 
     def left_out(self) -> Floats:
         """P(correct) on the fit questions, (questions, experts), each by the evidence of the others."""
-        return self._chances(_left_out_features(self.evidence))
+        if self._left_out is None:
+            self._left_out = self._chances(_left_out_features(self.evidence))
+        return self._left_out
 
     def _chances(self, features: Floats) -> Floats:
         scores = np.einsum("nmf,f->nm", features, self.weights)

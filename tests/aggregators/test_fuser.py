@@ -174,9 +174,9 @@ def test_it_says_what_is_missing(tmp_path):
             vote(part, "AB")
         with pytest.raises(NotFittedError):
             part.save(tmp_path / "nothing.npz")
-    with pytest.raises(ConfigError, match="graded outcomes.*enlist profile"):
+    with pytest.raises(ConfigError, match=r"graded outcomes.*enlist profile"):
         Fuser().fit(FitData(experts=()))
-    with pytest.raises(ConfigError, match="level is 0.3"):
+    with pytest.raises(ConfigError, match=r"level is 0\.3"):
         Auto(level=0.3)
 
 
