@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_service._cli_engine import with_engine
+from router_service._cli_engine import LogOption, opened_log, with_engine
 from router_service._cli_options import QuestionOptions
 from router_service._cli_output import jsonable, print_error, print_json, print_lines, print_table, shown_cost
 
@@ -29,6 +29,7 @@ class RouteOptions(QuestionOptions):
     explain: Annotated[bool, typer.Option("--explain", help="Show skills, neighbours and every expert's score.")] = (
         False
     )
+    log: LogOption = None
 
 
 def ask(options: QuestionOptions) -> None:
@@ -46,17 +47,21 @@ def ask(options: QuestionOptions) -> None:
 
 
 def route(options: RouteOptions) -> None:
-    """Show who would be asked, and why, without asking."""
+    """Show who would be asked, and why, without asking. `enlist route replay LOG` decides logged questions again."""
     query = _query(options)
+    config = options.engine_config()
 
     async def work(engine: Engine) -> tuple[DecisionMade | Failed, tuple[Expert, ...], list[str]]:
         from router_service.types import DecisionMade
 
         [made] = await engine.route([query])
+        if options.log is not None and isinstance(made, DecisionMade):
+            with opened_log(options.log, config, engine) as log:
+                log.write(query, made)
         reasons = engine.explain(query, made) if options.explain and isinstance(made, DecisionMade) else []
         return made, engine.pool.experts, reasons
 
-    made, experts, reasons = with_engine(options.engine_config(), work)
+    made, experts, reasons = with_engine(config, work)
     if options.as_json:
         print_json({**jsonable(made), "explanation": reasons} if options.explain else made)
     _print_route(made, experts, options)

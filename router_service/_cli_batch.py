@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_service._cli_engine import with_engine
+from router_service._cli_engine import LogOption, opened_log, with_engine
 from router_service._cli_options import EngineOptions, JsonOption
 from router_service._cli_output import print_json, print_lines, print_note, shown_cost
 from router_service._cli_progress import progress_bar
 
 if TYPE_CHECKING:
-    from router_service.batch import BatchSummary
+    from router_service.batch import BatchEngine, BatchSummary
     from router_service.engine import Engine
 
 __all__ = ["BatchOptions", "batch"]
@@ -36,11 +37,13 @@ class BatchOptions(EngineOptions):
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where a failure may have passed; keep the rest.")
     ] = False
+    log: LogOption = None
 
 
 def batch(options: BatchOptions) -> None:
     """Answer a file of questions; run it again after a kill, and it goes on where it was."""
     from router_service.batch import BatchJob, batch_settings, run_batch
+    from router_service.decision_log import LoggingEngine
 
     config = options.engine_config()
 
@@ -59,8 +62,11 @@ def batch(options: BatchOptions) -> None:
             restarts=options.restart,
             retries_failed=options.retry_failed,
         )
-        with progress_bar(options.source.name) as on_progress:
-            return await run_batch(engine, job, on_progress=on_progress)
+        with progress_bar(options.source.name) as on_progress, ExitStack() as stack:
+            runs: BatchEngine = engine
+            if options.log is not None:
+                runs = LoggingEngine(engine, stack.enter_context(opened_log(options.log, config, engine)))
+            return await run_batch(runs, job, on_progress=on_progress)
 
     try:
         _print(with_engine(config, work), as_json=options.as_json)

@@ -9,6 +9,7 @@ import typer
 
 from router_service import (
     _cli_ask,
+    _cli_assert,
     _cli_batch,
     _cli_convert,
     _cli_demo,
@@ -18,8 +19,10 @@ from router_service import (
     _cli_recruiter,
     _cli_replay,
     _cli_report,
+    _cli_route_replay,
     _cli_serve,
 )
+from router_service._cli_group import DEFAULT_COMMAND, CommandGroup
 from router_service._cli_options import QuestionOptions, takes
 from router_service._cli_output import print_error
 from router_service.errors import RouterError
@@ -35,13 +38,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+route_app = typer.Typer(cls=CommandGroup, help="Show who would be asked, and why; or decide logged questions again.")
 pool_app = typer.Typer(help="Look at a pool of experts.", no_args_is_help=True)
 eval_app = typer.Typer(help="Measure strategies.", no_args_is_help=True)
 recruiter_app = typer.Typer(help="Prepare who chooses the experts.", no_args_is_help=True)
 aggregator_app = typer.Typer(help="Choose how completions become one answer.", no_args_is_help=True)
 
 app.command()(takes(QuestionOptions)(_cli_ask.ask))
-app.command()(takes(_cli_ask.RouteOptions)(_cli_ask.route))
+app.add_typer(route_app, name="route")
+route_app.command(DEFAULT_COMMAND)(takes(_cli_ask.RouteOptions)(_cli_ask.route))
+route_app.command("replay")(takes(_cli_route_replay.RouteReplayOptions)(_cli_route_replay.replay_log))
 app.command()(takes(_cli_batch.BatchOptions)(_cli_batch.batch))
 app.command()(takes(_cli_demo.DemoOptions)(_cli_demo.demo))
 app.command()(takes(_cli_serve.ServeOptions)(_cli_serve.serve))
@@ -54,6 +60,7 @@ pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
 eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
 eval_app.command()(takes(_cli_convert.ConvertOptions)(_cli_convert.convert))
+eval_app.command("assert")(takes(_cli_assert.AssertOptions)(_cli_assert.assert_routes))
 eval_app.command()(takes(_cli_report.ReportOptions)(_cli_report.report))
 eval_app.command()(takes(_cli_harness.HarnessOptions)(_cli_harness.harness))
 recruiter_app.command()(takes(_cli_recruiter.FitOptions)(_cli_recruiter.fit))
