@@ -190,9 +190,9 @@ def _heat_map(table: AccuracyTable) -> HeatMap:
 
 
 def _controls(rows: Sequence[ReplayRow]) -> tuple[Control, ...]:
-    """Each control with its strategy, as far as that was judged too."""
+    """Each control of a strategy that chooses by the question beside that strategy, as far as it was judged too."""
     judged = {_identity(row): row for row in rows if not row.is_shuffled}
-    pairs = [(judged.get(_identity(row)), row) for row in rows if row.is_shuffled]
+    pairs = [(judged.get(_identity(row)), row) for row in rows if row.is_shuffled and row.recruiter not in UNROUTED]
     return tuple(Control(row=row, shuffled=shuffled) for row, shuffled in pairs if row is not None)
 
 
