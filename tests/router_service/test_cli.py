@@ -93,6 +93,7 @@ def test_the_help_names_every_command_without_loading_the_house(enlist):
     [
         ("ask",),
         ("route",),
+        ("route", "replay"),
         ("batch",),
         ("serve",),
         ("profile",),
