@@ -17,7 +17,7 @@ from router_service.recruit.category_search import MOST_ENUMERATED, plan_by_enum
 from router_service.recruit.category_table import category_scores, cheapest_within, expenses
 from router_service.recruit.category_vote import category_posterior, normalised_entropy
 from router_service.recruit.embedded import Vectors32
-from router_service.recruit.holding import held_only
+from router_service.recruit.exclusion import held_only
 from router_service.recruit.ranking import best_of_pool
 from router_service.recruit.roster import Case, Choice, Roster, RosterRecruiter, require_k
 from router_service.recruit.saved import Learned

@@ -15,7 +15,8 @@ __all__ = ["BUDGET_CODES", "Eligibility", "Shortlist", "eligible", "explain_empt
 
 BUDGET_CODES = frozenset({"over_budget", "no_completions", "no_output_tokens", "price_unknown"})
 """Kinds of elimination that a larger budget, or none, would undo. The others: `disabled`, `denied`, `not_allowed`,
-`not_asked`, `no_experts_asked`, `modality`, `context`, `unknown`."""
+`not_asked`, `no_experts_asked`, `modality`, `context`, `unknown`; and of recruiters with rules of their own `not_held`,
+`over_limit`, `licence`."""
 
 _REASONS_SHOWN = 5
 

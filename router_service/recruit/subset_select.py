@@ -12,7 +12,7 @@ import numpy as np
 from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS, FitData, RecruitRequest
 from router_service.recruit.category_table import category_scores
-from router_service.recruit.holding import held_only
+from router_service.recruit.exclusion import held_only
 from router_service.recruit.ranking import best_of_pool
 from router_service.recruit.roster import Case, Roster
 from router_service.recruit.saved import Learned
