@@ -102,6 +102,7 @@ def test_the_help_names_every_command_without_loading_the_house(enlist):
         ("eval", "replay"),
         ("eval", "convert"),
         ("eval", "report"),
+        ("eval", "assert"),
         ("aggregator", "select"),
     ],
 )
