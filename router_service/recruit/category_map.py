@@ -173,7 +173,8 @@ class CategoryMap(RosterRecruiter):
         ]
         self._orders.append(general)
         has_budget = self.budget_total is not None or self.budget_active is not None
-        self._held = frozenset(places.tolist()) if has_budget else frozenset(general)
+        held = places.tolist() if has_budget else general
+        self._exclusion = held_only(frozenset(held), roster, limit="the budgets of parameters")
 
     def _learned(self) -> Learned:
         return Learned(
@@ -188,7 +189,7 @@ class CategoryMap(RosterRecruiter):
     # --- recruiting ------------------------------------------------------------------------------------------------
 
     def _case(self, roster: Roster, request: RecruitRequest) -> Case:
-        return held_only(super()._case(roster, request), self._held, roster, limit="the budgets of parameters")
+        return self._exclusion.of(super()._case(roster, request))
 
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
         rows, reasons = self._rows_of([case.request.annotation for case in cases])

@@ -12,7 +12,7 @@ from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS, FitData, RecruitRequest
 from router_service.recruit.constraints import COST, call_costs, check_constraints, pool_amounts, require_known
 from router_service.recruit.embedded import EmbeddingRecruiter, Vectors32, base_rates, graded_lesson
-from router_service.recruit.exclusion import without
+from router_service.recruit.exclusion import Exclusion
 from router_service.recruit.loss_model import ChanceModels, Regressor
 from router_service.recruit.objective import flag_weights, flags_of, scaled, weighed
 from router_service.recruit.roster import Case, Choice, Roster
@@ -90,7 +90,7 @@ class PredictedLoss(EmbeddingRecruiter):
         self.models_ = ChanceModels.of(learned.arrays)
         self.dimension_ = self.models_.coefficients.shape[1]
         self._amounts = pool_amounts(roster.experts)
-        self._barred = self._barred_always(roster)
+        self._exclusion = Exclusion(self._barred_always(roster))
 
     def _barred_always(self, roster: Roster) -> dict[int, Elimination]:
         """Who is above a limit, or of another licence, whatever the query."""
@@ -108,12 +108,9 @@ class PredictedLoss(EmbeddingRecruiter):
     # --- recruiting ------------------------------------------------------------------------------------------------
 
     def _case(self, roster: Roster, request: RecruitRequest) -> Case:
-        case = super()._case(roster, request)
-        barred = self._barred
+        case = self._exclusion.of(super()._case(roster, request))
         limit = (self.limits or {}).get(COST)
-        if limit is not None:
-            barred = {**_too_dear(roster, case, limit), **barred}
-        return without(case, barred)
+        return case if limit is None else Exclusion(_too_dear(roster, case, limit)).of(case)
 
     def _judge_embedded(
         self, roster: Roster, cases: Sequence[Case], vectors: Vectors32

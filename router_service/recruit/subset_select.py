@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -68,7 +68,7 @@ class SubsetSelect(ScoringRecruiter):
     def _learn(self, data: FitData, roster: Roster) -> None:
         everybody = range(len(roster.ids))
         if (self.energy_j, self.latency_s, self.memory_gib) == (None, None, None) and not self.category_latency_s:
-            self.held_ = frozenset(everybody)
+            self._hold(everybody, roster)
             return
         problem = _problem(data, roster, self._shares(data))
         usable = [position for position in everybody if roster.table.has_profile[position]]
@@ -79,7 +79,11 @@ class SubsetSelect(ScoringRecruiter):
                 f"{self.latency_s}, memory_gib = {self.memory_gib} and category_latency_s = {self.category_latency_s}; "
                 "raise the limits, or add a smaller expert to the pool"
             )
-        self.held_ = _filled_up(problem, [usable[place] for place in found.members], best_of_pool(roster))
+        self._hold(_filled_up(problem, [usable[place] for place in found.members], best_of_pool(roster)), roster)
+
+    def _hold(self, members: Iterable[int], roster: Roster) -> None:
+        self.held_ = frozenset(members)
+        self._exclusion = held_only(self.held_, roster, limit="the limits on energy, latency and memory")
 
     def _shares(self, data: FitData) -> Floats:
         """The part of each limit that each expert takes, shape (limits, experts), infinite for one that is too slow.
@@ -119,11 +123,10 @@ class SubsetSelect(ScoringRecruiter):
         return Learned(arrays={"held": np.array(sorted(self.held_), dtype=np.intp)})
 
     def _relearn(self, learned: Learned, roster: Roster) -> None:
-        self.held_ = frozenset(learned.arrays["held"].tolist())
+        self._hold(learned.arrays["held"].tolist(), roster)
 
     def _case(self, roster: Roster, request: RecruitRequest) -> Case:
-        limit = "the limits on energy, latency and memory"
-        return held_only(super()._case(roster, request), self.held_, roster, limit=limit)
+        return self._exclusion.of(super()._case(roster, request))
 
     def _score(self, roster: Roster, cases: Sequence[Case], local: Floats) -> Floats:
         return local
