@@ -54,8 +54,7 @@ class Chances:
         """P(correct), shape (annotations, experts), strictly between 0 and 1; a source that knows nothing of a query
         (no embedding, no known category) says nothing."""
         evidence = self.evidence
-        said = [source.rates_for(annotations, evidence.rates) for source in evidence.sources]
-        return self._chances(_features(evidence.rates, said, count=len(annotations)))
+        return self._chances(_features(evidence.rates, evidence.rates_for(annotations), count=len(annotations)))
 
     def left_out(self) -> Floats:
         """P(correct) on the fit questions, (questions, experts), each by the evidence of the others."""

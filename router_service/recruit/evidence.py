@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_service.recruit.base import FitData
+from router_service.recruit.embedded import Vectors32, blocks, similarities
 from router_service.recruit.saved import Learned
 from router_service.recruit.scoring import embedding_rows, fit_embeddings, fit_matrix
 from router_service.recruit.skill_families import families_of_skills
@@ -22,6 +23,9 @@ NEAR, FAR = 0.05, 0.15
 """Temperatures of the two neighbourhoods, in cosine similarity: some tens of questions, and some hundreds."""
 _LABEL_WEIGHT, _NEAR_WEIGHT, _FAR_WEIGHT = 20.0, 10.0, 20.0
 """Trials that the global rate counts for where a category, a skill or a neighbourhood has few of its own."""
+_WEIGHT_GRAIN, _GRADE_GRAIN = 2.0**20, 2.0**12
+"""Weights and grades are counted in grains this small: as whole numbers, whose sums float64 holds exactly, they can be
+added up by a matrix product over a whole batch, and no query's evidence depends on how many others are in it."""
 
 
 class Source(Protocol):
@@ -47,12 +51,14 @@ class Labels:
     grades: Floats
     family_of: Mapping[str, str] = field(default_factory=dict)
     _tallies: tuple[Floats, Floats] = field(init=False)
+    _whole_tallies: Floats = field(init=False)
     _number_of: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         asked = ~np.isnan(self.grades)
         wins = self.counts.T @ np.where(asked, self.grades, 0.0)
         self._tallies = (wins, self.counts.T @ asked.astype(np.float64))
+        self._whole_tallies = np.rint(np.concatenate(self._tallies, axis=1) * _GRADE_GRAIN)
         self._number_of = {name: number for number, name in enumerate(self.names)}
 
     def labels_of(self, annotation: SkillAnnotation) -> dict[str, float]:
@@ -60,26 +66,22 @@ class Labels:
         if self.kind == "category":
             return {} if annotation.category is None else {annotation.category: 1.0}
         labels: dict[str, float] = {}
-        for skill, weight in annotation.skills.items():
-            name = skill if self.kind == "skill" else self.family_of.get(skill)
-            if name is not None and weight > 0:
-                labels[name] = max(labels.get(name, 0.0), weight)
+        if self.kind == "skill":
+            labels = {skill: weight for skill, weight in annotation.skills.items() if weight > 0}
+        else:
+            for skill, weight in annotation.skills.items():
+                name = self.family_of.get(skill)
+                if name is not None and weight > labels.get(name, 0.0):
+                    labels[name] = weight
         heaviest = max(labels.values(), default=1.0)
         return {name: weight / heaviest for name, weight in labels.items()}
 
     def rates_for(self, annotations: Sequence[SkillAnnotation], rates: Floats) -> Floats:
         """The tallies of the labels added up, shrunk towards the global rates."""
-        wins, trials = self._tallies
-        found = np.empty((len(annotations), len(rates)))
-        for row, annotation in enumerate(annotations):
-            own_wins, own_trials = np.zeros(len(rates)), np.zeros(len(rates))
-            for name, weight in self.labels_of(annotation).items():
-                number = self._number_of.get(name)
-                if number is not None:
-                    own_wins += weight * wins[number]
-                    own_trials += weight * trials[number]
-            found[row] = (own_wins + _LABEL_WEIGHT * rates) / (own_trials + _LABEL_WEIGHT)
-        return found
+        counts = np.rint(_counts([self.labels_of(a) for a in annotations], self._number_of) * _WEIGHT_GRAIN)
+        added = counts @ self._whole_tallies / (_WEIGHT_GRAIN * _GRADE_GRAIN)
+        wins, trials = added[:, : len(rates)], added[:, len(rates) :]
+        return np.asarray((wins + _LABEL_WEIGHT * rates) / (trials + _LABEL_WEIGHT))
 
     def left_out(self, rates: Floats) -> Floats:
         """As `rates_for`, with the question's own grade taken out of every label it bears."""
@@ -97,33 +99,40 @@ class Kernel:
 
     temperature: float
     weight: float
-    rows: NDArray[np.float32]
+    rows: Vectors32
     grades: Floats
+    _asked: Floats = field(init=False)
+    _whole_grades: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        asked = ~np.isnan(self.grades)
+        self._asked = asked.astype(np.float64)
+        self._whole_grades = np.rint(np.where(asked, self.grades, 0.0) * _GRADE_GRAIN)
 
     def rates_for(self, annotations: Sequence[SkillAnnotation], rates: Floats) -> Floats:
-        """Row by row: a product over the batch would round by its size."""
-        vectors = embedding_rows(annotations, self.rows.shape[1]).astype(np.float32)
-        found = np.empty((len(annotations), len(rates)))
-        for number, vector in enumerate(vectors):
-            found[number] = rates if np.isnan(vector[0]) else self._rates(self.rows @ vector, rates)
-        return found
+        """The questions' grades by likeness, shrunk towards the global rates."""
+        return self.rates_by(_likenesses(self.rows, annotations), rates)
+
+    def rates_by(self, likeness: Vectors32, rates: Floats) -> Floats:
+        """`rates_for` by likeness to the graded questions, (annotations, questions), NaN where nothing is known."""
+        shares = np.exp((likeness - likeness.max(axis=1, keepdims=True)) / np.float32(self.temperature))
+        weights = np.rint(shares.astype(np.float64) * _WEIGHT_GRAIN)
+        total = weights @ self._asked / _WEIGHT_GRAIN
+        squares = np.rint(weights * weights / _WEIGHT_GRAIN) @ self._asked / _WEIGHT_GRAIN
+        size = total**2 / np.maximum(squares, 1e-12)
+        mean = weights @ self._whole_grades / (_WEIGHT_GRAIN * _GRADE_GRAIN) / np.maximum(total, 1e-12)
+        found = (size * mean + self.weight * rates) / (size + self.weight)
+        return np.where(np.isnan(likeness[:, :1]), rates, found)
 
     def left_out(self, rates: Floats) -> Floats:
         """As `rates_for`, each question without itself and without its exact copies."""
         found = np.empty((len(self.rows), len(rates)))
-        for number, vector in enumerate(self.rows):
-            likeness = self.rows @ vector
+        for block in blocks(len(self.rows)):
+            likeness = similarities(self.rows, self.rows[block])
             likeness[likeness > 1 - 1e-5] = -np.inf
-            found[number] = self._rates(likeness, rates) if np.isfinite(likeness).any() else rates
+            likeness[np.isneginf(likeness).all(axis=1)] = np.nan
+            found[block] = self.rates_by(likeness, rates)
         return found
-
-    def _rates(self, likeness: NDArray[np.float32], rates: Floats) -> Floats:
-        weights = np.exp((likeness - likeness.max()) / np.float32(self.temperature)).astype(np.float64)
-        asked = ~np.isnan(self.grades)
-        total = weights @ asked
-        size = total**2 / np.maximum((weights**2) @ asked, 1e-12)
-        mean = (weights @ np.where(asked, self.grades, 0.0)) / np.maximum(total, 1e-12)
-        return np.asarray((size * mean + self.weight * rates) / (size + self.weight))
 
 
 @dataclass(slots=True)
@@ -135,6 +144,19 @@ class Evidence:
     grades: Floats
     rates: Floats
     sources: list[Source]
+
+    def rates_for(self, annotations: Sequence[SkillAnnotation]) -> list[Floats]:
+        """What each source says, (annotations, experts); likeness is worked out once for all neighbourhoods."""
+        said = [np.empty((len(annotations), len(self.rates))) for _ in self.sources]
+        rows = next((source.rows for source in self.sources if isinstance(source, Kernel)), None)
+        for block in blocks(len(annotations)):
+            likeness = None if rows is None else _likenesses(rows, annotations[block])
+            for found, source in zip(said, self.sources, strict=True):
+                if likeness is not None and isinstance(source, Kernel):
+                    found[block] = source.rates_by(likeness, self.rates)
+                else:
+                    found[block] = source.rates_for(annotations[block], self.rates)
+        return said
 
     def learned(self) -> Learned:
         """For a recruiter's file."""
@@ -194,12 +216,29 @@ def _labels(
     if not names:
         return None
     number_of = {name: number for number, name in enumerate(names)}
-    counts = np.zeros((len(grades), len(names)))
-    for row, labels in enumerate(borne):
-        for name, weight in labels.items():
-            counts[row, number_of[name]] = weight
-    return Labels(kind, names, counts, grades, family_of)
+    return Labels(kind, names, _counts(borne, number_of), grades, family_of)
 
 
-def _kernels(rows: NDArray[np.float32], grades: Floats) -> list[Source]:
+def _counts(borne: Sequence[Mapping[str, float]], number_of: Mapping[str, int]) -> Floats:
+    """Labels with weights as a matrix (annotations, labels); unknown labels are left out."""
+    entries = [
+        (row, number_of[name], weight)
+        for row, labels in enumerate(borne)
+        for name, weight in labels.items()
+        if name in number_of
+    ]
+    counts = np.zeros((len(borne), len(number_of)))
+    if entries:
+        rows, numbers, weights = zip(*entries, strict=True)
+        counts[rows, numbers] = weights
+    return counts
+
+
+def _likenesses(rows: Vectors32, annotations: Sequence[SkillAnnotation]) -> Vectors32:
+    """Cosine similarity of each annotation to every row, (annotations, rows); NaN without an embedding that fits."""
+    vectors = embedding_rows(annotations, rows.shape[1]).astype(np.float32)
+    return similarities(rows, vectors)
+
+
+def _kernels(rows: Vectors32, grades: Floats) -> list[Source]:
     return [Kernel(NEAR, _NEAR_WEIGHT, rows, grades), Kernel(FAR, _FAR_WEIGHT, rows, grades)]
