@@ -44,8 +44,8 @@ class CategoryMap(RosterRecruiter):
     A query's category is its annotation's, where that was not merely read off the nearest questions; else the nearest
     fit questions vote. Where the vote's normalised entropy is above `fallback_entropy` (1: never), or the category has
     no fit question, the best expert on the fit questions of those in the table is asked (Robust-CoE). With k above 1
-    the others follow by their score in the category; `budget_active` is that of the first. Experts that are switched
-    off count too: a budget is kept for them.
+    the others follow by their score in the category; `budget_active` is about the first one, and about queries whose
+    category is clear. Experts that are switched off count too: a budget is kept for them.
 
     Differs from the paper: nearest neighbours instead of a trained classifier, and the shrinking.
     """

@@ -201,6 +201,30 @@ def test_a_saved_budget_holds_the_same_experts(tmp_path):
     assert loaded.recruit(items) == fitted.recruit(items) and table(loaded) == "MKS"
 
 
+def test_a_large_pool_is_planned_by_the_integer_program():
+    """Too many experts for every subset: what is held still fits, and loses to nobody who would fit alone."""
+    sizes = {f"e{n:02}": 1.0 + 7 * n % 23 for n in range(24)}
+    rates = {i: {c: (13 * n + 5 * m) % 19 + 1 for m, c in enumerate(("arts", "maths"))} for n, i in enumerate(sizes)}
+    profiles = {
+        i: profile(
+            i, {}, overall=Tally(wins=sum(r.values()), trials=40), **{c: Tally(wins=w, trials=20) for c, w in r.items()}
+        )
+        for i, r in rates.items()
+    }
+    data = FitData(
+        experts=tuple(expert(i, parameters_b=size) for i, size in sizes.items()),
+        profiles=profiles,
+        annotations={f"q{n}": SkillAnnotation(query_id="?", category=("arts", "maths")[n % 2]) for n in range(10)},
+    )
+    fitted = recruiter("category_map", data, budget_total=9.0, smoothing=0.0)
+    chosen = [d.recruits[0].expert_id for d in fitted.recruit([request(category="arts"), request(category="maths")])]
+    assert sum(sizes[i] for i in set(chosen)) <= 9.0
+    value = rates[chosen[0]]["arts"] + rates[chosen[1]]["maths"]
+    assert value == max(
+        rates[a]["arts"] + rates[b]["maths"] for a in sizes for b in sizes if sum(sizes[i] for i in {a, b}) <= 9.0
+    )
+
+
 def test_smoothing_keeps_a_lucky_trial_from_deciding():
     lucky = profile("lucky", {}, overall=Tally(wins=20, trials=100), arts=Tally(wins=1, trials=1))
     steady = profile("steady", {}, overall=Tally(wins=60, trials=100), arts=Tally(wins=6, trials=10))
