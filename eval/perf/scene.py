@@ -31,7 +31,8 @@ __all__ = ["GivenEmbedder", "Scale", "Scene", "sentences"]
 
 _CATEGORIES = 14
 """As many as MMLU-Pro has."""
-_SKILLS_PER_QUESTION = 4
+_SKILLS_PER_QUESTION = 3
+"""As an LLM names for MMLU-Pro's questions, where three questions together have about four different ones."""
 _OPTIONS = ("A", "B", "C", "D")
 _COMMON = (
     "the of and to in is that for with as what which how when where why who most least first last more less than "
@@ -44,11 +45,11 @@ _WORDS = tuple(_COMMON.split())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much of everything. Every skill is that of some fit question where there are as many questions as skills."""
+    """How much of everything. Every skill is some fit question's where there are two questions to three skills."""
 
     experts: int = 32
     skills: int = 1200
-    fit_questions: int = 1200
+    fit_questions: int = 900
     queries: int = 2048
     dimension: int = 384
     words: int = 58
@@ -132,7 +133,7 @@ def _experts(count: int) -> tuple[Expert, ...]:
 def _questions(scale: Scale, rng: np.random.Generator) -> tuple[list[Question], npt.NDArray[np.int64]]:
     categories = rng.integers(0, _CATEGORIES, scale.fit_questions)
     drawn = rng.integers(0, scale.skills, size=(scale.fit_questions, _SKILLS_PER_QUESTION))
-    drawn[:, 0] = np.arange(scale.fit_questions) % scale.skills
+    drawn[:, :2] = np.arange(2 * scale.fit_questions).reshape(-1, 2) % scale.skills
     questions = [
         Question(
             id=f"fit-{number:05}",
