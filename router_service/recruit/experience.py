@@ -49,7 +49,7 @@ class Experience(EmbeddingRecruiter):
 
     store_: ExperienceStore | None = None
 
-    def __init__(self, *, k: int = 1, neighbours: int = 20, prior_weight: float = 10.0, near: float = 0.95) -> None:
+    def __init__(self, *, k: int = 1, neighbours: int = 40, prior_weight: float = 40.0, near: float = 0.95) -> None:
         super().__init__(k=k)
         if neighbours < 1 or prior_weight <= 0 or not 0 < near <= 1:
             raise ConfigError(

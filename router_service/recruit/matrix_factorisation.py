@@ -42,7 +42,7 @@ class MatrixFactorisation(EmbeddingRecruiter):
         k: int = 1,
         rank: int = 8,
         components: int = 32,
-        l2: float = 10.0,
+        l2: float = 30.0,
         threshold: float | None = None,
         seed: int = 0,
     ) -> None:
