@@ -13,10 +13,11 @@ from router_service.recruit.strength import Floats
 __all__ = ["category_posterior", "normalised_entropy"]
 
 _NEIGHBOURS = 40
-_TEMPERATURE = 0.1
-"""A neighbour's vote is exp(cosine / temperature), as in the annotator `embedding`. With 40 such neighbours the winner
-was the true category of 69 % of MMLU-Pro's fit questions left out one by one, and of 41 % of those at entropy above
-0.8; with equal votes of 80 of 52 %."""
+_TEMPERATURE = 0.05
+"""A neighbour's vote is exp(cosine / temperature). Chosen on fit questions left out one by one (all-MiniLM-L6-v2), of 8
+to 80 neighbours with equal votes or temperatures 0.05 to 0.2: the log loss of the true category is within 2 % of the
+least, 1.11 on MMLU-Pro's 14 categories and 0.82 on the 58 of RouteLLM's questions, the winner is right for 64 % and
+76 %, and, unlike with fewer neighbours, an entropy above 0.8 does occur."""
 
 
 def category_posterior(known: Vectors32, categories: NDArray[np.intp], *, vectors: Vectors32, size: int) -> Floats:
