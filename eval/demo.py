@@ -20,7 +20,7 @@ from router_service.types import Question, RouteControls, RouteFailure, RouteRes
 
 __all__ = ["DemoReport", "DemoRow", "compare", "summarise", "write_report"]
 
-RECRUITED = (("symbolic", "majority"), ("symbolic", "weighted"), ("fixed", "majority"))
+RECRUITED = (("auto", "auto"), ("symbolic", "weighted"), ("symbolic", "majority"), ("fixed", "majority"))
 """(recruiter, aggregator) rows of the table, besides each expert alone; `fixed` asks the k best experts on fit."""
 
 

@@ -33,8 +33,9 @@ _FREE = 0
 class Auto(RosterRecruiter):
     """The guard. On the fit questions, cross-validated and at equal completions on average, it rehearses the best
     single expert, its own repeated samples (where recorded), the fixed panel by majority and fused, the `calibrated`
-    panel and the `adaptive` one, simplest first; one replaces a simpler one only where it is better with probability
-    `level`, by a paired test. In a category with evidence enough another may win, with probability `category_level`.
+    panel and the `adaptive` one, simplest first. By a paired test one replaces a simpler one only where it is better
+    with probability `level`, or, taking no more completions, where it is the better bet. In a category with evidence
+    enough another may win, with probability `category_level`.
 
     Queries like nothing seen (nearest fit question below `floor` in cosine similarity) go by the overall choice. The
     evidence is kept with what was learned, and `explain` shows it. Each choice names the aggregator that goes with it,

@@ -15,6 +15,8 @@ __all__ = ["Contender", "Verdict", "judge", "verdicts_by_category"]
 
 FEWEST_QUESTIONS = 40
 """A category with fewer fit questions is no evidence of its own."""
+_NEARLY_EVEN = 0.55
+_SAME_CALLS = 1.1
 _MARGIN = 0.01
 """The accuracy that a strategy with fewer completions may lose and still be preferred in a category."""
 
@@ -63,13 +65,17 @@ class Verdict:
 
 def judge(contenders: Sequence[Contender], *, level: float, incumbent: str | None = None) -> Verdict:
     """Who is to be trusted: the contenders come simplest first, and one replaces those before it only where it is
-    better with probability `level` at least. With an `incumbent` that one is chosen beforehand."""
+    better with probability `level` at least; `_NEARLY_EVEN` will do where it takes no more completions, for then the
+    better-looking one is the better bet and only ties go to the simpler. With an `incumbent` that one is chosen
+    beforehand, and any other needs `level`."""
     chosen = next((c for c in contenders if c.name == incumbent), contenders[0])
     evidence = []
     for contender in contenders:
         p = None if contender is chosen else chance_better(contender.grades, chosen.grades)
         evidence.append((contender.name, float(contender.grades.mean()), float(contender.calls.mean()), p))
-        if p is not None and p >= level:
+        is_dearer = contender.calls.mean() > _SAME_CALLS * chosen.calls.mean()
+        needed = level if is_dearer or incumbent is not None else min(level, _NEARLY_EVEN)
+        if p is not None and p >= needed:
             chosen = contender
     return Verdict(chosen=chosen.name, n=len(contenders[0].grades), evidence=tuple(evidence))
 

@@ -18,15 +18,16 @@ CROWD = World(accuracy=((0.6,) * 7,))
 HALF = World(accuracy=((0.97, 0.1, 0.1, 0.1, 0.1, 0.1), (0.55,) * 6))
 
 
-def contender(name, *grades):
-    return Contender(name=name, grades=np.array(grades, dtype=float), calls=np.ones(len(grades)))
+def contender(name, *grades, calls=1):
+    return Contender(name=name, grades=np.array(grades, dtype=float), calls=np.full(len(grades), float(calls)))
 
 
 def test_a_later_contender_needs_evidence():
-    plain, better = contender("plain", 0, 1, 0, 1, 0, 1), contender("better", 1, 1, 0, 1, 1, 1)
+    plain, better = contender("plain", 0, 1, 0, 1, 0, 1), contender("better", 1, 1, 0, 1, 1, 1, calls=3)
     assert judge([plain, better], level=0.9).chosen == "better"
     assert judge([plain, better], level=0.99).chosen == "plain"
     assert judge([plain, plain], level=0.6).chosen == "plain"
+    assert judge([plain, replace(better, calls=plain.calls)], level=0.99).chosen == "better", "at no more calls"
     verdict = judge([plain, better], level=0.9)
     assert Verdict.from_json(verdict.as_json()) == verdict
     assert verdict.lines()[1].endswith("probability 0.94 (chosen)")
