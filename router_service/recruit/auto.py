@@ -92,7 +92,8 @@ class Auto(RosterRecruiter):
         return [decision for decision in decisions if decision is not None]
 
     def extend(self, requests: Sequence[RecruitRequest]) -> list[tuple[Recruit, ...]]:
-        """Further recruits where the strategy chosen for a query asks in waves."""
+        """Further recruits where the strategy chosen for a query asks in waves. `NotFittedError` before `fit`."""
+        self._require_fitted()
         strategies = [self._strategy(request)[0] for request in requests]
         return [
             self._adaptive.extend([strategy.request(request)])[0] if strategy.is_sequential else ()

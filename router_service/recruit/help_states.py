@@ -64,9 +64,9 @@ def state_model(
         after = stages[number + 1] if number + 1 < len(stages) else None
         for look in [*sorted(set(stage.looks)), ANY]:
             for name in names:
-                rows = _Rows.of(stage, look, categories, name)
+                rows = _Rows.of(stage, look, categories=categories, category=name)
                 alone = Prospect(success=_success(stage, rows))
-                goes_on = {} if after is None else _onwards(number + 1, after, rows, name)
+                goes_on = {} if after is None else _onwards(number + 1, after, rows, category=name)
                 helped = Prospect(goes_on=goes_on) if after is not None else alone
                 states[state_key(number, look, name)] = HelpState(alone=alone, helped=helped)
     firsts = Counter(state_key(0, look, name) for look, name in zip(stages[0].looks, categories, strict=True))
@@ -82,7 +82,7 @@ class _Rows:
     groups: tuple[Sequence[int], ...]
 
     @classmethod
-    def of(cls, stage: Stage, look: str, categories: Sequence[str | None], category: str | None) -> _Rows:
+    def of(cls, stage: Stage, look: str, *, categories: Sequence[str | None], category: str | None) -> _Rows:
         everywhere = range(len(stage.looks))
         alike = [row for row in everywhere if look in (stage.looks[row], ANY)]
         same = [row for row in alike if category is not None and categories[row] == category]
@@ -96,7 +96,7 @@ def _success(stage: Stage, rows: _Rows) -> float:
     return rate
 
 
-def _onwards(number: int, after: Stage, rows: _Rows, category: str | None) -> Mapping[str, float]:
+def _onwards(number: int, after: Stage, rows: _Rows, *, category: str | None) -> Mapping[str, float]:
     """How often each look comes next."""
     shares: dict[str, float] = {ANY: 1.0}
     for group in rows.groups:

@@ -42,7 +42,8 @@ def pool() -> FitData:
     }
     grades = {name: (rng.random(NUMBER) < rate).astype(float).tolist() for name, rate in rates.items()}
     grades["new"] = [float(rng.random() < 0.7) if number % 9 == 0 else None for number in range(NUMBER)]
-    return replace(graded(vectors, grades, categories=kinds), embed=embed)
+    texts = [f"What of case {number}?" for number in range(NUMBER)]
+    return replace(graded(vectors, grades, categories=kinds, texts=texts), embed=embed)
 
 
 def embed(texts):
