@@ -14,7 +14,7 @@ __all__ = ["plot_growth"]
 
 _PANELS = (
     ("recruit_per_cpu_s", "questions a second of one core's work, recruiting alone", 20_000.0),
-    ("decision_p50_cpu_ms", "one decision given its embedding, median, ms of one core's work", 1.0),
+    ("decision_p50_cpu_ms", "one decision from its embedding, median ms of one core", 1.0),
 )
 """Field, title, and the aim (for 32 experts), drawn as a dotted line; what else runs on the machine does not show."""
 
