@@ -17,7 +17,8 @@ __all__ = ["SelfConsistency"]
 @RECRUITERS.register("self_consistency")
 class SelfConsistency(Fixed):
     """`k` samples of the eligible expert that was right most often on the fit questions (Wang et al. 2023; the first
-    half of Avengers' generation step). They only differ where the expert samples, at a temperature above 0."""
+    half of Avengers' generation step). They only differ where the expert samples, at a temperature above 0. Under a
+    budget as many samples are asked as the cheapest expert could give, of the best expert that can give them."""
 
     name: ClassVar[str] = "self_consistency"
 
@@ -25,7 +26,8 @@ class SelfConsistency(Fixed):
         own = self._scores(roster)
         choices = []
         for case in cases:
-            best = best_on_fit(roster, case)[:1]
-            samples = case.allowance.count(best, repeats=True)
-            choices.append(Choice(positions=best * samples, scores=own))
+            allowance = case.allowance
+            samples = allowance.count(case.shortlist.positions, repeats=True)
+            able = [i for i in best_on_fit(roster, case) if allowance.count([i], repeats=True) >= samples]
+            choices.append(Choice(positions=able[:1] * samples, scores=own))
         return choices

@@ -168,7 +168,7 @@ def test_threads_do_not_mix_their_lines(tmp_path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="cannot write the decision log .*name another file"):
+    with pytest.raises(ConfigError, match=r"cannot write the decision log .*name another file"):
         DecisionLog(tmp_path)
 
 
