@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators._votes import Votes
-from router_service.estimation import Floats
+from router_service.estimation import Floats, sigmoid
 
 __all__ = ["Weights", "fit_weights", "strayed_ranks"]
 
 _NO_SCORE = -1e9
 _SAID, _CATEGORY, _SHARED = 1.0, 10.0, 1.0
-"""Precisions of the Gaussian priors around 0: on an expert's weight, on its correction in a category, and on the two
-shared terms; chosen on `fit` by cross-validation from 1, 3, 10, 30."""
+"""Precisions of the Gaussian priors: on an expert's weight, on its correction in a category, and on the shared terms;
+chosen on `fit` by cross-validation from 1, 3, 10, 30. All are around 0 but that of the expected log-odds."""
+_ODDS = 0.5
+_SHARED_TERMS = 3
 _LONGEST = 3.0
 """Standard deviations beyond which a completion is no longer than long."""
 _PANEL_SIZES = (2, 3, 4, 5, 7)
@@ -32,27 +34,28 @@ _ROUNDS = 150
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Per expert, or per member of one panel: `said` (m,), `by_category` (categories, m), the usual length and its
-    spread (m,), and the `share` (m,) of a voice, below 1 where several members are samples of one expert; and the two
-    shared terms, `count` and `length`."""
+    spread (m,), and the `share` (m,) of a voice, below 1 where several members are samples of one expert."""
 
     said: Floats
     by_category: Floats
     usual: Floats
     spread: Floats
     share: Floats
-    count: float
-    length: float
+    shared: Floats
+    """Of the shared terms: the logarithm of how many gave the answer, the length of a completion, and the log-odds with
+    which its expert was expected to be right."""
 
     def scores(self, votes: Votes) -> Floats:
         """The score of each answer to each question, shape (n, c); -1e9 for one that nobody gave."""
         words = self._words(votes)
         sums, numbers = _added_up(votes, words, self.share)
-        return np.where(numbers > 0, sums + self.count * np.log1p(numbers), _NO_SCORE)
+        return np.where(numbers > 0, sums + self.shared[0] * np.log1p(numbers), _NO_SCORE)
 
     def _words(self, votes: Votes) -> Floats:
         """What each expert's word weighs on each question, shape (n, m)."""
         lengths = relative_lengths(votes.lengths, self.usual, self.spread)
-        words = self.said + with_unknown(self.by_category)[votes.categories] + self.length * lengths
+        words = self.said + with_unknown(self.by_category)[votes.categories]
+        words = words + self.shared[1] * lengths + self.shared[2] * known_odds(votes)
         return np.asarray(words * self.share)
 
     def of_members(self, columns: Sequence[int], shares: Sequence[float]) -> Weights:
@@ -66,17 +69,15 @@ class Weights:
             usual=np.where(is_known, self.usual[chosen], np.nan),
             spread=self.spread[chosen],
             share=np.asarray(shares, dtype=np.float64),
-            count=self.count,
-            length=self.length,
+            shared=self.shared,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By name, for `from_arrays`."""
-        shared = np.array([self.count, self.length])
         return {
             "said": self.said,
             "by_category": self.by_category,
-            "shared": shared,
+            "shared": self.shared,
             "usual": self.usual,
             "spread": self.spread,
         }
@@ -84,15 +85,13 @@ class Weights:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Weights:
         """What `arrays` held."""
-        count, length = (float(value) for value in arrays["shared"])
         return cls(
             said=arrays["said"],
             by_category=arrays["by_category"],
             usual=arrays["usual"],
             spread=arrays["spread"],
             share=np.ones(len(arrays["said"])),
-            count=count,
-            length=length,
+            shared=arrays["shared"],
         )
 
 
@@ -104,6 +103,11 @@ def with_unknown(by_category: Floats) -> Floats:
 def relative_lengths(lengths: Floats, usual: Floats, spread: Floats) -> Floats:
     """Lengths in standard deviations from each expert's usual one, held within ±3; 0 where unknown."""
     return np.nan_to_num(np.clip((lengths - usual) / spread, -_LONGEST, _LONGEST), nan=0.0)
+
+
+def known_odds(votes: Votes) -> Floats:
+    """The log-odds expected beforehand, 0 where unknown."""
+    return np.nan_to_num(votes.odds, nan=0.0)
 
 
 def fit_weights(votes: Votes, *, categories: int, seed: int = 0) -> Weights:
@@ -122,15 +126,14 @@ def fit_weights(votes: Votes, *, categories: int, seed: int = 0) -> Weights:
     said = weights[:experts]
     is_known = votes.asked.any(axis=0)
     said = np.where(is_known, said, said[is_known].mean() if is_known.any() else 0.0)
-    by_category = weights[experts:-2].reshape(categories, experts)
+    by_category = weights[experts:-_SHARED_TERMS].reshape(categories, experts)
     return Weights(
         said=said,
         by_category=by_category,
         usual=usual,
         spread=spread,
         share=np.ones(experts),
-        count=float(weights[-2]),
-        length=float(weights[-1]),
+        shared=weights[-_SHARED_TERMS:],
     )
 
 
@@ -155,12 +158,13 @@ def _panels(votes: Votes, seed: int) -> Votes:
 
 
 def strayed_ranks(votes: Votes, random: np.random.Generator, *, noise: float) -> NDArray[np.intp]:
-    """The experts' ranks by success, (n, m), each question's strayed from the true ones by chance: `noise` is the
-    standard deviation that is added to the success rates."""
+    """The experts' ranks, (n, m), by how likely each is to be right on the question (overall, where nothing is expected
+    of the question), strayed by chance: `noise` is the standard deviation that is added."""
     grades = votes.grades()
     asked = ~np.isnan(grades)
     rates = (np.where(asked, grades, 0.0).sum(axis=0) + 1.0) / (asked.sum(axis=0) + 2.0)
-    strayed = random.normal(0.0, noise, grades.shape) - rates
+    expected = np.where(np.isnan(votes.odds), rates, sigmoid(known_odds(votes)))
+    strayed = random.normal(0.0, noise, grades.shape) - expected
     return np.asarray(strayed.argsort(axis=1).argsort(axis=1))
 
 
@@ -183,11 +187,12 @@ def _added_up(votes: Votes, words: Floats, shares: Floats | None = None) -> tupl
 
 
 class _Panels:
-    """The posterior's slope, in the order (said, by category, count, length)."""
+    """The posterior's slope, in the order (said, by category, count, length, odds)."""
 
     def __init__(self, votes: Votes, lengths: Floats, categories: int) -> None:
         self.votes, self.lengths, self.categories = votes, lengths, categories
         self.experts = votes.labels.shape[1]
+        self.odds = known_odds(votes)
         _, numbers = _added_up(votes, np.zeros(votes.labels.shape))
         self.given = numbers > 0
         self.log_numbers = np.log1p(numbers)
@@ -198,24 +203,28 @@ class _Panels:
 
         by_category = self.categories * self.experts
         precision = replicas * np.concatenate(
-            [np.full(self.experts, _SAID), np.full(by_category, _CATEGORY), [_SHARED, _SHARED]]
+            [np.full(self.experts, _SAID), np.full(by_category, _CATEGORY), np.full(_SHARED_TERMS, _SHARED)]
         )
         start = np.zeros(len(precision))
+        start[-1] = _ODDS
         if len(self.votes) == 0:
             return start
 
         def loss(weights: Floats) -> tuple[float, Floats]:
             value, slope = self._loss(weights)
-            return value + 0.5 * float(np.sum(precision * weights**2)), slope + precision * weights
+            away = weights - start
+            return value + 0.5 * float(np.sum(precision * away**2)), slope + precision * away
 
         return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ROUNDS}).x)
 
     def _loss(self, weights: Floats) -> tuple[float, Floats]:
         """Minus the log-likelihood of the right answers among those given, and its slope."""
-        said, corrections = weights[: self.experts], weights[self.experts : -2].reshape(self.categories, self.experts)
-        words = said + with_unknown(corrections)[self.votes.categories] + weights[-1] * self.lengths
+        said, rest = weights[: self.experts], weights[self.experts : -_SHARED_TERMS]
+        corrections = rest.reshape(self.categories, self.experts)
+        words = said + with_unknown(corrections)[self.votes.categories]
+        words = words + weights[-2] * self.lengths + weights[-1] * self.odds
         sums, _ = _added_up(self.votes, words)
-        scores = np.where(self.given, sums + weights[-2] * self.log_numbers, _NO_SCORE)
+        scores = np.where(self.given, sums + weights[-3] * self.log_numbers, _NO_SCORE)
         scores -= scores.max(axis=1, keepdims=True)
         belief = np.exp(scores)
         belief /= belief.sum(axis=1, keepdims=True)
@@ -227,11 +236,12 @@ class _Panels:
     def _slope(self, excess: Floats) -> Floats:
         said = np.zeros(self.experts)
         corrections = np.zeros((self.categories + 1, self.experts))
-        length = 0.0
+        length, odds = 0.0, 0.0
         for expert, rows in enumerate(self.holds):
             held = excess[rows, self.votes.labels[rows, expert]]
             said[expert] = held.sum()
             np.add.at(corrections[:, expert], self.votes.categories[rows], held)
             length += float(held @ self.lengths[rows, expert])
+            odds += float(held @ self.odds[rows, expert])
         count = float((excess * self.log_numbers).sum())
-        return np.concatenate([said, corrections[:-1].ravel(), [count, length]])
+        return np.concatenate([said, corrections[:-1].ravel(), [count, length, odds]])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.equivalence import canonical
-from router_service.estimation import Floats
+from router_service.estimation import Floats, logit
 from router_service.types import AnswerKind, FitData, Outcome
 
 __all__ = ["NOBODY", "Votes", "votes_of"]
@@ -25,7 +25,8 @@ class Votes:
 
     `labels` (n, m): the number of the answer each expert gave, `NOBODY` for none. `asked` (n, m): who was asked.
     `right` (n, c): which answers are right. `lengths` (n, m): the logarithm of 1 + completion tokens, NaN where
-    unknown. `categories` (n,): the number of the question's category, `NOBODY` where unknown.
+    unknown. `categories` (n,): the number of the question's category, `NOBODY` where unknown. `odds` (n, m): the
+    log-odds of each expert to be right on the question, as expected beforehand, NaN where unknown.
     """
 
     labels: NDArray[np.intp]
@@ -33,6 +34,7 @@ class Votes:
     right: NDArray[np.bool_]
     lengths: Floats
     categories: NDArray[np.intp]
+    odds: Floats
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +47,7 @@ class Votes:
             right=self.right[chosen],
             lengths=self.lengths[chosen],
             categories=self.categories[chosen],
+            odds=self.odds[chosen],
         )
 
     def within(self, panel: NDArray[np.bool_]) -> Votes:
@@ -109,7 +112,15 @@ def votes_of(data: FitData, question_ids: Sequence[str], categories: Sequence[st
         right=_padded(right),
         lengths=lengths,
         categories=_numbers(data, question_ids, categories),
+        odds=_odds(data, question_ids),
     )
+
+
+def _odds(data: FitData, question_ids: Sequence[str]) -> Floats:
+    unknown = (math.nan,) * len(data.experts)
+    rows = [data.chances.get(question_id, unknown) for question_id in question_ids]
+    chances = np.array(rows, dtype=np.float64).reshape(len(question_ids), len(data.experts))
+    return np.where(np.isnan(chances), np.nan, logit(np.nan_to_num(chances, nan=0.5)))
 
 
 def _key(outcome: Outcome, data: FitData) -> str | None:

@@ -34,6 +34,7 @@ class Auto:
     """
 
     keeps_text = True
+    needs_chances = True
 
     def __init__(self, *, level: float = 0.8, seed: int = 0) -> None:
         if not 0.5 <= level < 1:

@@ -20,13 +20,14 @@ KIND = ArtefactKind("aggregator_fuser", 1)
 class Fuser:
     """The learned fuser of Fusion of Experts (Wang et al. 2023) for answers: a conditional logit (`Fusion`).
 
-    It knows who said what, how good each is in the query's category, who errs together, and how long an expert's
-    completion was against its usual ones; it is learned on panels of many sizes. Several samples of one expert share
-    that expert's weight. An expert that was not there when it was fitted has the mean weight of the others. Its
-    confidence is calibrated by cross-validation. A panel of one answer keeps it.
+    It knows who said what, how good each is in the query's category, how likely the recruiter thinks each to be right,
+    who errs together, and how long an expert's completion was against its usual ones; it is learned on panels of many
+    sizes. Several samples of one expert share that expert's weight. An expert that was not there when it was fitted has
+    the mean weight of the others. Its confidence is calibrated by cross-validation. A panel of one answer keeps it.
     """
 
     keeps_text = True
+    needs_chances = True
 
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
@@ -64,7 +65,8 @@ class Fuser:
         fusion = self._fitted()
         groups = await gather_votes(panel)
         panel_fusion = fusion.of_members([member.expert_id for member in panel.members])
-        votes = fusion.votes_of_panel(groups, panel.members, panel.annotation.category)
+        chances = [panel.p_correct(member.expert_id) for member in panel.members]
+        votes = fusion.votes_of_panel(groups, panel.members, category=panel.annotation.category, chances=chances)
         verdicts = panel_fusion.verdicts(votes)
         confidence = float(panel_fusion.confidence(votes, verdicts)[0])
         return answer_of(panel, groups[int(verdicts.winners[0])], aggregator="fuser", confidence=confidence)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aggregators._fusion_fit import Weights, fit_weights, strayed_ranks
 from aggregators._votes import NOBODY, Votes, votes_of
 from aggregators.equivalence import AnswerGroup
-from router_service.estimation import Floats, WeightPrior, fit_logistic, sigmoid
+from router_service.estimation import Floats, WeightPrior, fit_logistic, logit, sigmoid
 from router_service.types import Completion, FitData
 
 __all__ = ["NOBODY", "Fusion", "Verdicts", "Votes", "cross_fitted", "fold_of", "fused_ids", "votes_of"]
@@ -49,7 +49,11 @@ class Verdicts:
         given = (votes.labels != NOBODY).sum(axis=1)
         rivals = (self.scores > _NO_SCORE).sum(axis=1)
         top = np.clip(np.where(self.winners >= 0, self.scores.max(axis=1, initial=_NO_SCORE), 0.0), -9.0, 9.0)
-        columns = [np.ones(n), held / asked, (rivals == 1) * (held > 1), self.leads, self.shares, top]
+        expected = np.where(np.isnan(votes.odds), 0.0, votes.odds)
+        lead = np.where(holds, expected, -9.0).max(axis=1, initial=-9.0)
+        lead = np.where(lead > -9.0, lead, 0.0)
+        mean = np.where(votes.asked, expected, 0.0).sum(axis=1) / asked
+        columns = [np.ones(n), held / asked, (rivals == 1) * (held > 1), self.leads, self.shares, top, lead, mean]
         return np.stack([*columns, 1.0 / asked, rivals / asked, (asked - given) / asked], axis=1).astype(np.float64)
 
 
@@ -57,8 +61,9 @@ class Fusion:
     """A conditional logit over the answers given (McFadden 1974), as Fusion of Experts learns its fuser (seeds: FoE).
 
     An answer's score is the sum over the experts that gave it of a weight of the expert, a correction for the query's
-    category, and a term for how long the expert's completion was, against its own usual length; and a term in the
-    logarithm of how many gave it. Weights are learned together, so that experts that err together count for less than
+    category, a term in the log-odds with which the expert was expected to be right on the query (the recruiter's
+    P(correct)), and one for how long its completion was, against its own usual length; and a term in the logarithm of
+    how many gave it. Weights are learned together, so that experts that err together count for less than
     they would alone. They are learned on many panels drawn from the pool, since a panel is rarely the whole pool.
     `expert_ids` and `categories` number the columns and the categories of the votes it reads.
     """
@@ -116,18 +121,26 @@ class Fusion:
         return panel
 
     def votes_of_panel(
-        self, groups: Sequence[AnswerGroup], members: Sequence[Completion], category: str | None
+        self,
+        groups: Sequence[AnswerGroup],
+        members: Sequence[Completion],
+        *,
+        category: str | None,
+        chances: Sequence[float | None],
     ) -> Votes:
-        """The votes of one question by a panel's members (a column each), whose answers are the groups, in order."""
+        """The votes of one question by a panel's members (a column each), whose answers are the groups, in order;
+        `chances` are the P(correct) of the members' experts, None where unknown."""
         group_of = {id(member): number for number, group in enumerate(groups) for member in group.members}
         tokens = [member.usage.completion_tokens for member in members]
         number = self.categories.index(category) if category in self.categories else NOBODY
+        odds = [np.nan if chance is None else float(logit(chance)) for chance in chances]
         return Votes(
             labels=np.array([[group_of.get(id(member), NOBODY) for member in members]], dtype=np.intp),
             asked=np.ones((1, len(members)), dtype=bool),
             right=np.zeros((1, len(groups)), dtype=bool),
             lengths=np.array([[math.log1p(count) if count > 0 else np.nan for count in tokens]]),
             categories=np.array([number], dtype=np.intp),
+            odds=np.array([odds], dtype=np.float64),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -166,7 +179,8 @@ class _Key:
 
     def __init__(self, votes: Votes) -> None:
         self.votes = votes
-        parts = (votes.labels, votes.right, votes.asked, votes.categories, np.nan_to_num(votes.lengths, nan=-1.0))
+        known = [np.nan_to_num(array, nan=-1e3) for array in (votes.lengths, votes.odds)]
+        parts = (votes.labels, votes.right, votes.asked, votes.categories, *known)
         self._content = hash(tuple(part.tobytes() for part in parts))
         self._shape = (votes.labels.shape, votes.right.shape)
 
@@ -204,6 +218,6 @@ def _fit_confidence(fusion: Fusion, votes: Votes, seed: int) -> Floats:
             signs.append(verdicts.signs(part)[some])
             grades.append(part.is_right(verdicts.winners)[some])
     count = len(signs)
-    width = signs[0].shape[1] if signs else 9
+    width = signs[0].shape[1] if signs else 11
     prior = WeightPrior(mean=[0.0] * width, precision=[float(count)] * width, may_be_negative=[True] * width)
     return fit_logistic(np.concatenate(signs), np.concatenate(grades), prior) if signs else np.zeros(width)

@@ -92,9 +92,9 @@ class EngineConfig(StrictModel):
     """Folder written by `enlist profile`; unset uses the one shipped with a built-in pool, where there is one."""
     annotator: PartConfig = PartConfig(name="embedding")
     """Who says which skills a query needs."""
-    recruiter: PartConfig = PartConfig(name="symbolic")
+    recruiter: PartConfig = PartConfig(name="auto")
     """Who chooses the experts when the caller does not."""
-    aggregator: PartConfig = PartConfig(name="weighted")
+    aggregator: PartConfig = PartConfig(name="auto")
     """What makes one answer of the completions when the caller does not say."""
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options per backend name, for instance `transformers: {threads: 1}`."""

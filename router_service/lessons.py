@@ -13,6 +13,7 @@ from aggregators.base import Aggregator, LearnedAggregator
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool
 from router_service import __version__
+from router_service.recruit.chances import Chances
 from router_service.recruit.kept import Origin, pool_digest
 from router_service.types import FitData, SkillAnnotation
 from skills.base import Annotator, Vectors
@@ -68,6 +69,8 @@ class Lessons:
 
     def for_part(self, part: object) -> FitData:
         """What this recruiter or aggregator learns from."""
+        if getattr(part, "needs_chances", False):
+            return self.with_chances
         return self.embedded if _needs_embeddings(part) else self.plain
 
     def taught(self, aggregator: Any) -> Any:
@@ -89,6 +92,16 @@ class Lessons:
             if self._embedded is None:
                 self._embedded = self._embed()
             return self._embedded
+
+    @cached_property
+    def with_chances(self) -> FitData:
+        """The fit data with what one would have expected of every expert on every question."""
+        data = self.embedded
+        if not data.outcomes:
+            return data
+        chances = Chances.fit(data, name="P(correct)")
+        rows = chances.left_out().tolist()
+        return replace(data, chances=dict(zip(chances.evidence.question_ids, rows, strict=True)))
 
     @cached_property
     def _version(self) -> str:

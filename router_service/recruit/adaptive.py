@@ -124,9 +124,10 @@ class Adaptive(RosterRecruiter):
         if not groups:
             return True
         fusion = self.fusion_.of_members([member.expert_id for member in members])
-        votes = self.fusion_.votes_of_panel(groups, members, request.annotation.category)
-        columns = [roster.ids.index(member.expert_id) for member in members]
-        seen = prospects(votes, fusion.verdicts(votes), chances=chances[None, columns], following=np.array([following]))
+        own = chances[None, [roster.ids.index(member.expert_id) for member in members]]
+        category = request.annotation.category
+        votes = self.fusion_.votes_of_panel(groups, members, category=category, chances=own[0].tolist())
+        seen = prospects(votes, fusion.verdicts(votes), chances=own, following=np.array([following]))
         return self.gains_.pays(seen[0], len(members), wanted=self._wanted(request.query), worth=self.worth)
 
     def _learned(self) -> Learned:

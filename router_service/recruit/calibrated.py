@@ -20,6 +20,8 @@ __all__ = ["Calibrated", "ordered"]
 
 _PENALTIES = (0.0, 0.1, 0.2, 0.4)
 _JUDGED_SIZES = (3, 5)
+_WEIGHED = 11
+"""So many experts of a panel are chosen with a view to the others."""
 
 
 @RECRUITERS.register("calibrated")
@@ -137,7 +139,7 @@ def shared_errors(rehearsal: Rehearsal) -> Floats:
 
 def ordered(chances: Floats, overlap: Floats, penalty: float) -> Positions:
     """The experts in the order in which they are asked, (n, m): each time the highest P(correct) less `penalty` times
-    the mean overlap with those already chosen; ties in the pool's order."""
+    the mean overlap with those already chosen, the twelfth and later by P(correct) alone; ties in the pool's order."""
     if penalty == 0:
         return np.asarray(np.argsort(-chances, axis=1, kind="stable"))
     n, experts = chances.shape
@@ -145,11 +147,13 @@ def ordered(chances: Floats, overlap: Floats, penalty: float) -> Positions:
     burden = np.zeros((n, experts))
     left = chances.copy()
     rows = np.arange(n)
-    for turn in range(experts):
+    turns = min(experts, _WEIGHED)
+    for turn in range(turns):
         chosen = np.argmax(np.round(left - penalty * burden / max(1, turn), 9), axis=1)
         order[:, turn] = chosen
         burden += overlap[chosen]
         left[rows, chosen] = -np.inf
+    order[:, turns:] = np.argsort(-left, axis=1, kind="stable")[:, : experts - turns]
     return order
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,14 @@ class Step:
 class Rehearsal:
     """The fit questions with everybody's recorded answer, to be asked one after the other in a given order."""
 
-    def __init__(self, data: FitData, question_ids: Sequence[str], *, seed: int = 0) -> None:
+    def __init__(self, data: FitData, known: Chances, *, seed: int = 0) -> None:
+        question_ids = known.evidence.question_ids
         self.question_ids = tuple(question_ids)
         self._rehearsed: dict[tuple[bytes, bytes, int], Step] = {}
         categories = {data.annotations[i].category for i in question_ids if i in data.annotations}
         self.categories = sorted(name for name in categories if name is not None)
-        self.votes = votes_of(data, question_ids, self.categories)
+        expected = dict(zip(question_ids, known.left_out().tolist(), strict=True))
+        self.votes = votes_of(replace(data, chances=expected), question_ids, self.categories)
         self._folds = cross_fitted(self.votes, categories=len(self.categories), seed=seed)
 
     @classmethod
@@ -42,7 +44,7 @@ class Rehearsal:
         """P(correct) learned on the graded questions, and these to be rehearsed; `ConfigError`, naming the recruiter,
         where there are none."""
         chances = Chances.fit(data, name=name)
-        return chances, cls(data, chances.evidence.question_ids, seed=seed)
+        return chances, cls(data, chances, seed=seed)
 
     @property
     def folds(self) -> Sequence[NDArray[np.bool_]]:

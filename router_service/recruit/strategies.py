@@ -70,6 +70,8 @@ def contenders_at(
     rates = _fold_rates(rehearsal)
     ones = np.ones(len(chances))
     found = [Contender(name="best_single", grades=_best(rehearsal, rates), calls=ones)]
+    if wanted != 1:
+        found.append(Contender(name="calibrated-1 first", grades=_best(rehearsal, chances), calls=ones))
     for size in _SIZES if wanted is None else [wanted]:
         if 1 < size <= chances.shape[1]:
             found += _fixed(rehearsal, rates, data=data, size=size, mark=f"-{size}" if wanted is None else "")
@@ -118,6 +120,7 @@ def _fold_rates(rehearsal: Rehearsal) -> Floats:
 
 
 def _best(rehearsal: Rehearsal, rates: Floats) -> Floats:
+    """The grade of the one expert with the highest rate on each question."""
     best = np.argmax(rates, axis=1)
     labels = rehearsal.votes.labels[np.arange(len(best)), best]
     return rehearsal.votes.is_right(labels)

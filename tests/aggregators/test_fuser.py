@@ -106,6 +106,21 @@ def test_a_long_completion_can_tell_a_guess():
         assert asyncio.run(fuser.aggregate(panel(members), ask=FakeAsk())).extracted == expected
 
 
+def test_who_is_expected_to_be_right_here_counts_for_more():
+    """Two experts are alike overall, and each question has the one that was expected to know it."""
+    random = np.random.default_rng(3)
+    rows, chances = [], {}
+    for number in range(200):
+        knows = number % 2
+        letters = ["A" if random.random() < (0.9 if place == knows else 0.2) else "BC"[place] for place in (0, 1)]
+        rows.append(("A", letters))
+        chances[f"q{number:04}"] = [0.9 if place == knows else 0.2 for place in (0, 1)]
+    fuser = Fuser().fit(replace(graded(rows), chances=chances))
+    for p, expected in (({"e0": 0.9, "e1": 0.2}, "D"), ({"e0": 0.2, "e1": 0.9}, "C")):
+        one = panel([said("e0", "D"), said("e1", "C")], p=p)
+        assert asyncio.run(fuser.aggregate(one, ask=FakeAsk())).extracted == expected
+
+
 def test_samples_of_one_expert_share_its_voice():
     fuser = Fuser().fit(twins())
     members = [said("e1", "B", sample=0), said("e1", "B", sample=1), said("e1", "B", sample=2), said("e0", "A")]
@@ -121,9 +136,10 @@ def test_a_stranger_has_the_mean_weight():
 
 def test_the_slope_is_that_of_the_loss():
     data = lessons()
-    votes = votes_of(data, *fused_ids(data))
+    chances = {i: np.random.default_rng(n).random(5).tolist() for n, i in enumerate(data.questions)}
+    votes = votes_of(replace(data, chances=chances), *fused_ids(data))
     panels = _Panels(votes, np.random.default_rng(0).normal(size=votes.labels.shape), 2)
-    point = np.random.default_rng(1).normal(size=votes.labels.shape[1] * 3 + 2)
+    point = np.random.default_rng(1).normal(size=votes.labels.shape[1] * 3 + 3)
     _, slope = panels._loss(point)
     for place in range(len(point)):
         step = np.eye(len(point))[place] * 1e-6

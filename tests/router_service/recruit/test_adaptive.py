@@ -45,7 +45,7 @@ def test_a_specialist_world_needs_one_expert_and_a_crowd_needs_many():
 
 def test_shared_errors_are_counted_and_priced():
     data = TWINS.data(300)
-    rehearsal = Rehearsal(data, sorted(data.questions))
+    _, rehearsal = Rehearsal.with_chances(data, name="test")
     overlap = shared_errors(rehearsal)
     assert overlap[1, 2] > 0.9 and overlap[0, 3] < 0.4 and not overlap.diagonal().any()
     assert (overlap == overlap.T).all()
@@ -97,7 +97,8 @@ def heard(recruits, letters):
 def winner(fuser, said):
     groups = group_answers(said, AnswerKind.CHOICE)
     fusion = fuser.fusion_.of_members([member.expert_id for member in said])
-    return groups[int(fusion.verdicts(fuser.fusion_.votes_of_panel(groups, said, "c0")).winners[0])].first.extracted
+    votes = fuser.fusion_.votes_of_panel(groups, said, category="c0", chances=[None] * len(said))
+    return groups[int(fusion.verdicts(votes).winners[0])].first.extracted
 
 
 def test_what_was_not_said_changes_nothing_and_nobody_is_asked_twice():
@@ -130,9 +131,8 @@ def test_failed_members_are_asked_no_more_and_hold_no_answer():
 
 def test_predicted_gains_are_larger_where_asking_on_helped():
     data = CROWD.data(300)
-    calibrated = Calibrated().fit(data)
-    rehearsal = Rehearsal(data, sorted(data.questions))
-    chances = calibrated.chances_.left_out()
+    known, rehearsal = Rehearsal.with_chances(data, name="test")
+    chances = known.left_out()
     gains = Gains.fit(rehearsal, chances)
     steps = rehearsal.steps(np.argsort(-chances, axis=1, kind="stable"), chances, most=7)
     clear = gains.rehearsed[1] > np.median(gains.rehearsed[1])
