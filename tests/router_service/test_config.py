@@ -21,7 +21,7 @@ from router_service.types import RouteControls, Sampling
 
 def test_defaults_without_a_file() -> None:
     config = load_config(None)
-    assert (config.pool, config.recruiter.name, config.k) == ("local", "symbolic", 3)
+    assert (config.pool, config.recruiter.name, config.k) == ("local", "auto", 3)
 
 
 def test_a_bare_name_is_a_part(tmp_path: Path) -> None:
