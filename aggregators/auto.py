@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from aggregators.base import AGGREGATORS
+from aggregators.base import AGGREGATORS, Aggregator
 from aggregators.fuser import Fuser
 from aggregators.fusion import Votes, cross_fitted, fused_ids, votes_of
 from aggregators.majority import Majority
 from router_service.artefacts import ArtefactKind
 from router_service.errors import ConfigError, NotFittedError
-from router_service.estimation import Floats, chance_better
+from router_service.estimation import chance_better
 from router_service.types import Answer, Ask, FitData, Panel
 
-__all__ = ["Auto"]
+__all__ = ["Auto", "Comparison"]
 
 KIND = ArtefactKind("aggregator_auto", 1)
 
 _SIZES = (3, 5)
-"""Panels of the best experts on which the two votes are compared."""
+"""Panels of the best experts on which the two votes are compared, besides the whole pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What either vote reached with the best `size` experts, and how likely the learned one is the better."""
+
+    size: int
+    majority: float
+    fuser: float
+    p_fuser_better: float
 
 
 @AGGREGATORS.register("auto")
 class Auto:
-    """Chooses on the fit questions, cross-validated, between `majority` and `fuser`: the learned vote has to be better
-    with probability `level`, by a paired test over panels of the three and the five best experts. Without graded
-    outcomes it is `majority`. A recruiter that advises an aggregator of its own for a query, as the recruiter `auto`
-    does, is followed before this one is asked.
+    """Chooses on the fit questions, cross-validated, between `majority` and `fuser`, for each size of panel: the
+    learned vote has to be better with probability `level`, by a paired test over panels of the three and the five best
+    experts and of all; a panel goes by the size nearest to its own. Without graded outcomes it is `majority`. A recruiter that
+    advises an aggregator of its own for a query, as the recruiter `auto` does, is followed before this one is asked.
 
-    `evidence_` says what was found: accuracy of either, the probability, the number of questions.
+    `evidence_` holds what was found, a `Comparison` per size.
     """
 
     keeps_text = True
@@ -41,24 +52,17 @@ class Auto:
             raise ConfigError(f"aggregator 'auto': level is {level}; it is a probability, from 0.5 to below 1")
         self.level, self.seed = level, seed
         self.fuser_: Fuser | None = None
-        self.evidence_: dict[str, float] | None = None
+        self.evidence_: tuple[Comparison, ...] | None = None
 
     def fit(self, data: FitData) -> Auto:
         """Compare, and learn the vote where it is better; returns itself."""
-        self.fuser_, self.evidence_ = None, {}
+        self.fuser_, self.evidence_ = None, ()
         ids, categories = fused_ids(data)
         if not ids:
             return self
         votes = votes_of(data, ids, categories)
-        plain, learned = _compared(votes, len(categories), self.seed)
-        p = chance_better(learned, plain)
-        self.evidence_ = {
-            "majority": float(plain.mean()),
-            "fuser": float(learned.mean()),
-            "p_fuser_better": p,
-            "n": float(len(ids)),
-        }
-        if p >= self.level:
+        self.evidence_ = _compared(votes, len(categories), self.seed)
+        if any(found.p_fuser_better >= self.level for found in self.evidence_):
             self.fuser_ = Fuser(seed=self.seed).fit(data)
         return self
 
@@ -66,14 +70,15 @@ class Auto:
         """Write what was chosen and learned, the vote in a file beside it; `NotFittedError` before `fit`."""
         if self.evidence_ is None:
             raise _not_fitted()
-        KIND.save(path, {"evidence": self.evidence_, "is_learned": self.fuser_ is not None, "seed": self.seed}, {})
+        evidence = [asdict(found) for found in self.evidence_]
+        KIND.save(path, {"evidence": evidence, "is_learned": self.fuser_ is not None, "seed": self.seed}, {})
         if self.fuser_ is not None:
             self.fuser_.save(_beside(path))
 
     def load(self, path: str | Path) -> Auto:
         """Take the state that `save` wrote; returns itself."""
         saved = KIND.load(path)
-        self.evidence_ = dict(saved.fields["evidence"])
+        self.evidence_ = tuple(Comparison(**found) for found in saved.fields["evidence"])
         self.fuser_ = Fuser(seed=saved.fields["seed"]).load(_beside(path)) if saved.fields["is_learned"] else None
         return self
 
@@ -81,26 +86,36 @@ class Auto:
         """The answer of the vote that was chosen, under that vote's name."""
         if self.evidence_ is None:
             raise _not_fitted()
-        chosen = Majority() if self.fuser_ is None else self.fuser_
-        return await chosen.aggregate(panel, ask=ask)
+        return await self._vote_for(len(panel.members)).aggregate(panel, ask=ask)
+
+    def _vote_for(self, size: int) -> Aggregator:
+        """The vote for a panel of so many members."""
+        if self.fuser_ is None or not self.evidence_:
+            return Majority()
+        nearest = min(self.evidence_, key=lambda found: (abs(found.size - size), found.size))
+        return self.fuser_ if nearest.p_fuser_better >= self.level else Majority()
 
 
-def _compared(votes: Votes, categories: int, seed: int) -> tuple[Floats, Floats]:
-    """The mean grade of either vote on each question over the panels of the best, those of other folds."""
+def _compared(votes: Votes, categories: int, seed: int) -> tuple[Comparison, ...]:
+    """Both votes with the best experts of the other folds, a comparison per size of panel."""
+    everyone = votes.labels.shape[1]
+    sizes = sorted({*(size for size in _SIZES if size < everyone), everyone})
+    plain, learned = np.zeros((len(sizes), len(votes))), np.zeros((len(sizes), len(votes)))
     grades = votes.grades()
     asked = ~np.isnan(grades)
-    plain, learned = np.zeros(len(votes)), np.zeros(len(votes))
-    sizes = [size for size in _SIZES if size <= votes.labels.shape[1]] or [votes.labels.shape[1]]
     for held_out, fusion in cross_fitted(votes, categories=categories, seed=seed):
         seen = asked & ~held_out[:, None]
         rates = (np.where(seen, grades, 0.0).sum(axis=0) + 1.0) / (seen.sum(axis=0) + 2.0)
         ranks = np.argsort(np.argsort(-rates, kind="stable"))
         part = votes.rows(held_out)
-        for size in sizes:
+        for number, size in enumerate(sizes):
             panel = part.within(np.broadcast_to(ranks < size, part.labels.shape))
-            plain[held_out] += panel.majority(np.broadcast_to(rates, part.labels.shape)) / len(sizes)
-            learned[held_out] += part.is_right(fusion.verdicts(panel).winners) / len(sizes)
-    return plain, learned
+            plain[number, held_out] = panel.majority(np.broadcast_to(rates, part.labels.shape))
+            learned[number, held_out] = part.is_right(fusion.verdicts(panel).winners)
+    return tuple(
+        Comparison(size=size, majority=float(a.mean()), fuser=float(b.mean()), p_fuser_better=chance_better(b, a))
+        for size, a, b in zip(sizes, plain, learned, strict=True)
+    )
 
 
 def _beside(path: str | Path) -> Path:

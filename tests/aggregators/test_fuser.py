@@ -198,10 +198,25 @@ def test_it_says_what_is_missing(tmp_path):
 
 def test_auto_takes_the_learned_vote_only_where_it_is_better():
     better = Auto().fit(twins())
-    assert better.evidence_["p_fuser_better"] > 0.9 and vote(better, "ABB").aggregator == "fuser"
+    assert [found.size for found in better.evidence_] == [3] and better.evidence_[0].p_fuser_better > 0.9
+    assert vote(better, "ABB").aggregator == "fuser"
     random = np.random.default_rng(5)
     alike = graded([("A", ["A" if random.random() < 0.6 else letter for letter in "BCD"]) for _ in range(200)])
     plain = Auto().fit(alike)
     assert vote(plain, "ABB").aggregator == "majority"
-    assert plain.evidence_["n"] == 200 and plain.evidence_["p_fuser_better"] < 0.7
+    assert plain.evidence_[0].p_fuser_better < 0.7
     assert vote(Auto().fit(FitData(experts=())), "ABB").aggregator == "majority"
+
+
+def test_auto_may_choose_otherwise_for_larger_panels():
+    """Two good experts and eight that all repeat one weak opinion: small panels need no learning, large ones do."""
+    random = np.random.default_rng(6)
+    rows = []
+    for _ in range(300):
+        herd = "A" if random.random() < 0.35 else random.choice(list("BCD"))
+        rows.append(("A", ["A" if random.random() < 0.8 else "B" for _ in range(3)] + [herd] * 8))
+    chosen = Auto().fit(graded(rows))
+    assert [found.size for found in chosen.evidence_] == [3, 5, 11]
+    assert chosen.evidence_[-1].p_fuser_better > 0.95
+    assert vote(chosen, "AABCCCCCCCC").extracted == "A"
+    assert vote(chosen, "AABCCCCCCCC").aggregator == "fuser"
