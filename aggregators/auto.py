@@ -38,8 +38,8 @@ class Comparison:
 class Auto:
     """Chooses on the fit questions, cross-validated, between `majority` and `fuser`, for each size of panel: the
     learned vote has to be better with probability `level`, by a paired test over panels of the three and the five best
-    experts and of all; a panel goes by the size nearest to its own. Without graded outcomes it is `majority`. A recruiter that
-    advises an aggregator of its own for a query, as the recruiter `auto` does, is followed before this one is asked.
+    experts and of all; a panel goes by the size nearest to its own. Without graded outcomes it is `majority`. Where a
+    recruiter advises an aggregator for a query, as the recruiter `auto` does, that one is asked instead.
 
     `evidence_` holds what was found, a `Comparison` per size.
     """
