@@ -75,6 +75,11 @@ class LlmRouter(RosterRecruiter):
         """Where the fallback does."""
         return self._stand_in.needs_embeddings
 
+    @property
+    def goes_by_chance(self) -> bool:  # type: ignore[override]
+        """Where the fallback does, which alone looks at these scores."""
+        return self._stand_in.goes_by_chance
+
     def completions_for(self, query: Query) -> int:
         """The query's own `k`, else the recruiter's."""
         return self.k if query.controls.k is None else query.controls.k

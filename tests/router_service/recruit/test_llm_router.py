@@ -29,7 +29,7 @@ from router_service.types import (
     user_query,
 )
 from tests.router_service.parts import FakeBackend, completion, engine_of, pool_of
-from tests.router_service.recruit.pools import expert, fit_data, profile, recruiter, request
+from tests.router_service.recruit.pools import expert, fit_data, profile, recruiter, request, vector
 
 IDS = ("a", "b", "c", "d")
 
@@ -212,6 +212,18 @@ async def test_advice_is_saved_and_needs_no_call_again(tmp_path):
     silent = FakeAsk(lambda query: BudgetExceeded("no"))
     loaded = LlmRouter().load(tmp_path / "l.npz", experts=pool.experts)
     assert await decided(loaded, silent, *items) == before and not silent.asked
+
+
+@pytest.mark.parametrize("fallback", ["threshold", "subset_select", "symbolic", "knn"])
+def test_the_fallback_decides_as_it_would_by_itself(fallback):
+    profiles = {
+        i: profile(i, {"algebra": 5 - 3 * n}, overall=Tally(wins=2.0 + n, trials=10)) for n, i in enumerate(IDS)
+    }
+    pool = fit_data([expert(i) for i in IDS], profiles)
+    asked = request(["algebra"], embedding=vector("one"))
+    (decision,) = recruiter("llm_router", pool, k=2, fallback=fallback).recruit([asked])
+    (own,) = recruiter(fallback, pool, k=2).recruit([asked])
+    assert decision.is_fallback and (decision.recruits, decision.scores) == (own.recruits, own.scores)
 
 
 async def test_with_a_cluster_fallback_what_it_learned_is_saved_too(tmp_path):
