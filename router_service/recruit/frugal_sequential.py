@@ -159,7 +159,8 @@ class FrugalSequential(SequenceRecruiter):
             nearest = members[size] if size < len(members) else min(candidates, key=lambda i: errors[i])
             path.append((nearest, float(errors[nearest])))
         if not path:
-            return [(candidates[0], float("nan"))] if candidates else []
+            errors = self._ballots((), self._near(case, (), ())).errors_with(1.0)
+            return [(position, 1.0 - float(errors[position])) for position in candidates[:1]]
         stop = released_stop([error for _, error in path])
         return [(path[-1][0], 1.0 - path[-1][1])] if stop == len(path) - 1 else []
 

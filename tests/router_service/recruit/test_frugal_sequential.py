@@ -183,6 +183,13 @@ def test_the_released_rule_asks_two_at_least_and_ignores_costs():
     assert path(recruiter("frugal_sequential", alike), world) == ["first"]
 
 
+def test_with_nothing_heard_the_released_rule_still_scores_whom_it_asks():
+    pool = a_pool()
+    fitted = recruiter("frugal_sequential", pool, rule="released")
+    waves = play(fitted, request(), dict.fromkeys([e.id for e in pool.experts], FAILS), pool.experts)
+    assert len(waves) > 1 and all(0 <= r.score <= 1 for wave in waves for r in wave.recruits)
+
+
 def test_the_released_rules_path_follows_the_errors_of_the_nearest():
     """Each step's neighbours are those of the outputs known then; checked against a plain recount."""
     fitted = recruiter("frugal_sequential", a_pool(), rule="released", neighbours=10)
