@@ -43,4 +43,5 @@ def normalised_entropy(posterior: Floats) -> Floats:
     if posterior.shape[1] < 2:
         return np.zeros(len(posterior))
     terms = posterior * np.log(np.where(posterior > 0, posterior, 1.0))
-    return np.asarray(-np.cumsum(terms, axis=1)[:, -1] / math.log(posterior.shape[1]))
+    entropy = -np.cumsum(terms, axis=1)[:, -1] / math.log(posterior.shape[1])
+    return np.minimum(entropy, 1.0)  # rounding would put an even vote above 1

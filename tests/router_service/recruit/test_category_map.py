@@ -67,6 +67,10 @@ def test_entropy_is_a_share_of_the_most_there_can_be():
     assert normalised_entropy(np.array([[1.0]])) == [0.0]
 
 
+def test_an_even_vote_is_never_above_the_most_there_can_be():
+    assert all(normalised_entropy(np.full((1, n), 1 / n))[0] <= 1 for n in range(2, 30))
+
+
 def two_sided_pool(count=60):
     """Half of the fit questions are maths along one axis, half arts along another, and one expert for each."""
     axes = {"maths": (1.0, 0.0, 0.0, 0.0), "arts": (0.0, 1.0, 0.0, 0.0)}
