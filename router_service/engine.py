@@ -240,6 +240,8 @@ class Engine:
     async def _decisions(self, group: Sequence[Flight]) -> list[RouteDecision]:
         decisions = group[0].recruiter.recruit([flight.request for flight in group])
         self._require_registered(recruit for decision in decisions for recruit in decision.recruits)
+        for flight, decision in zip(group, decisions, strict=True):
+            self._parts.aggregators.get(_named(decision, flight).aggregator or flight.aggregator_name)
         return decisions
 
     def _require_registered(self, recruits: Iterable[Recruit]) -> None:

@@ -6,9 +6,19 @@ import asyncio
 import threading
 from dataclasses import dataclass, field, replace
 
+from aggregators.first import First
 from router_service._engine_parts import EngineDefaults, EngineParts
 from router_service.errors import ConfigError
-from router_service.types import DecisionMade, Failed, RouteControls, user_query
+from router_service.recruit.base import RecruitRequest
+from router_service.types import (
+    DecisionMade,
+    Failed,
+    RouteControls,
+    RouteDecision,
+    RouteFailure,
+    RouteResponse,
+    user_query,
+)
 from tests.router_service.parts import Everyone, FakeBackend, Named, Shelf, engine_of
 
 
@@ -65,6 +75,24 @@ async def test_what_cannot_be_made_fails_its_own_query() -> None:
     bad, good = ends
     assert isinstance(bad, Failed) and "it cannot be fitted" in bad.failure.message
     assert isinstance(good, DecisionMade)
+
+
+class Adviser(Everyone):
+    """Advises an aggregator that there is not, for queries that hold `strange`."""
+
+    def _decision(self, request: RecruitRequest) -> RouteDecision:
+        advice = "nowhere" if "strange" in request.query.text else "majority"
+        return replace(super()._decision(request), aggregator=advice)
+
+
+async def test_an_advised_aggregator_that_cannot_be_made_fails_its_own_query() -> None:
+    engine = engine_of(FakeBackend(), recruiter=Adviser(("a",)), aggregators={"auto": First()})
+    controls = RouteControls(aggregator="auto")
+    bad, good = await engine.run(
+        [replace(user_query(i, text), controls=controls) for i, text in (("bad", "strange"), ("good", "one"))]
+    )
+    assert isinstance(bad, RouteFailure) and "'nowhere'" in bad.message
+    assert isinstance(good, RouteResponse) and good.answer.aggregator == "majority"
 
 
 def test_a_named_expert_needs_no_recruiter_and_no_vote() -> None:
