@@ -28,6 +28,9 @@ Point = tuple[float, float]
 
 Floats = npt.NDArray[np.float64]
 
+_ROUNDING = 1e-9
+"""Qualities nearer than this are the same: one mean summed in two orders differs in its last digit."""
+
 
 def pareto_flags(points: Sequence[Point]) -> list[bool]:
     """For each point whether no other is at most as dear and at least as good, and better in one; equal ones stay."""
@@ -77,7 +80,7 @@ def aiq(points: Sequence[Point], *, cost_min: float, cost_max: float) -> float |
 def cost_at_quality(points: Sequence[Point], quality: float) -> float | None:
     """The least cost at which the hull is as good as `quality`; None where it never is."""
     hull = non_decreasing_hull(points)
-    if not hull or hull[-1][1] < quality:
+    if not hull or hull[-1][1] < quality - _ROUNDING:
         return None
     if hull[0][1] >= quality:
         return hull[0][0]

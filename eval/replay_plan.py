@@ -117,9 +117,9 @@ class ReplayPlan:
         return tuple(name for name in self.pools if name in dataset.pools) if self.pools else tuple(dataset.pools)
 
     def fitted_splits(self, dataset: Dataset) -> tuple[str, ...]:
-        """The splits to fit on that the dataset has."""
+        """The splits to fit on that the dataset has, each once: named twice, its outcomes would count twice."""
         present = {question.split for question in dataset.questions}
-        return tuple(split for split in self.fit_on if split in present)
+        return tuple(split for split in dict.fromkeys(self.fit_on) if split in present)
 
     def require(self, datasets: Sequence[Dataset]) -> None:
         """Raise `UnknownNameError` for a pool or split that none of the datasets has, and `ConfigError` for a dataset

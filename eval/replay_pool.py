@@ -25,6 +25,7 @@ from eval.score_curves import (
     with_aiq,
 )
 from router_service.errors import RouterError
+from router_service.types import MAX_K
 
 __all__ = ["PoolReplay", "PoolRun"]
 
@@ -160,7 +161,9 @@ class PoolRun:
     # --- comparisons -------------------------------------------------------------------------------------------------
 
     async def _fixed(self, k: int) -> tuple[float, ...] | None:
-        """The judged grades of the vote of the k best experts of the fitted questions."""
+        """The judged grades of the vote of the k best experts of the fitted questions; None where nobody may ask k."""
+        if k > MAX_K:
+            return None
         reference = Strategy(recruiter="fixed", aggregator="majority", k=k)
         result = await self._judged(reference, is_reference=True)
         return result.grades if result is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,9 @@ from router_service.errors import ConfigError
 from router_service.types import MAX_K, AnswerKind
 
 __all__ = ["Expected", "ExpectedNames", "RouteCheck", "RouteTests", "load_route_tests"]
+
+
+_ASKED = ("question", "options")
 
 
 class ExpectedNames(StrictModel):
@@ -61,7 +65,7 @@ class Expected(StrictModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Expected:
-        if not self.model_fields_set:
+        if all(value is None for _, value in self):
             raise ValueError("an expectation is empty; expect something of the decision")
         return self
 
@@ -87,6 +91,15 @@ class RouteCheck(StrictModel):
     budget: _BudgetLimits = _BudgetLimits()
     seed: int | None = None
 
+    @model_validator(mode="after")
+    def _shows_its_options(self) -> RouteCheck:
+        if self.options and self.answer_kind is not AnswerKind.CHOICE:
+            raise ValueError(
+                f"options are shown with answer_kind `choice` only, and answer_kind is `{self.answer_kind}`; write "
+                "`answer_kind: choice`, or leave the options out"
+            )
+        return self
+
     @property
     def title(self) -> str:
         """What it is called in reports."""
@@ -106,7 +119,7 @@ def load_route_tests(path: Path) -> RouteTests:
     """The checks in a YAML file; raises `ConfigError` naming every wrong key and value, and checks of one name."""
     data = read_yaml(path)
     try:
-        data = expand_environment(data)
+        data = _expanded(data)
     except ConfigError as problem:
         raise ConfigError(f"{path}: {problem.message}") from None
     tests = parse_model(RouteTests, data, str(path))
@@ -116,6 +129,30 @@ def load_route_tests(path: Path) -> RouteTests:
         raise ConfigError(f"{path}: two checks are called {twice!r}; give each a `name` of its own")
     places = {key: _beside(path, value) for key in ("config", "pool", "artefact") if (value := getattr(tests, key))}
     return tests.model_copy(update=places)
+
+
+def _expanded(data: Any) -> Any:
+    """The document with references to the environment replaced, but for what is asked: "${x}^2$" is a formula."""
+    asked = [_part(check, is_asked=True) for check in _checks(data)]
+    if not asked:
+        return expand_environment(data)
+    others = expand_environment({**data, "checks": [_part(check, is_asked=False) for check in _checks(data)]})
+    merged = [
+        {**other, **mine} if isinstance(other, dict) else other
+        for other, mine in zip(others["checks"], asked, strict=True)
+    ]
+    return {**others, "checks": merged}
+
+
+def _checks(data: Any) -> list[Any]:
+    checks = data.get("checks") if isinstance(data, dict) else None
+    return checks if isinstance(checks, list) else []
+
+
+def _part(check: Any, *, is_asked: bool) -> Any:
+    if not isinstance(check, dict):
+        return {} if is_asked else check
+    return {key: value for key, value in check.items() if (key in _ASKED) == is_asked}
 
 
 def _beside(path: Path, value: str) -> str:

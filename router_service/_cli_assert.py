@@ -11,7 +11,7 @@ import typer
 
 from router_service._cli_engine import with_engine
 from router_service._cli_options import EngineOptions, JsonOption
-from router_service._cli_output import print_json, print_lines
+from router_service._cli_output import print_json, print_lines, require_writable
 
 if TYPE_CHECKING:
     from eval.route_assertions import RouteResult
@@ -41,6 +41,7 @@ def assert_routes(options: AssertOptions) -> None:
 
     tests = load_route_tests(options.file)
     config = _with_file(options, tests).engine_config()
+    require_writable(options.junit)
 
     async def work(engine: Engine) -> list[RouteResult]:
         from eval.route_assertions import check_routes

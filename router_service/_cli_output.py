@@ -5,17 +5,28 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router_service.errors import ConfigError
 from router_service.types import Secret
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["jsonable", "print_error", "print_json", "print_lines", "print_note", "print_table", "shown_cost"]
+__all__ = [
+    "jsonable",
+    "print_error",
+    "print_json",
+    "print_lines",
+    "print_note",
+    "print_table",
+    "require_writable",
+    "shown_cost",
+]
 
 _FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nobody's terminal is too narrow."""
@@ -93,6 +104,22 @@ def print_lines(text: str, *, style: str | None = None) -> None:
     from rich.console import Console
 
     Console(soft_wrap=True).print(text, style=style, markup=False, highlight=False)
+
+
+def require_writable(path: Path | None) -> None:
+    """Raise `ConfigError` where no file can be written at `path`, before work is done that would be lost; makes missing
+    folders."""
+    if path is None:
+        return
+    why = "it is a folder" if path.is_dir() else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as impossible:
+        why = f"its folder cannot be made ({impossible.strerror})"
+    else:
+        why = why or (None if os.access(path.parent, os.W_OK) else "its folder allows no new file")
+    if why is not None:
+        raise ConfigError(f"cannot write {path}: {why}; name another file")
 
 
 def print_note(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_service._cli_output import print_lines, print_note, print_table
+from router_service._cli_output import print_lines, print_note, print_table, require_writable
 from router_service._cli_progress import progress_bar
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def replay(options: ReplayOptions) -> None:
 
     datasets = load_datasets(options.data)
     plan = _plan(options, datasets)
+    require_writable(options.json_out)
     with progress_bar("replay") as on_progress:
         report = asyncio.run(replay_report(datasets, plan, on_progress=on_progress))
     if options.json_out is not None:

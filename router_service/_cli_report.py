@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from router_service._cli_output import print_lines
+from router_service._cli_output import print_lines, require_writable
 
 __all__ = ["ReportOptions", "report"]
 
@@ -26,5 +26,6 @@ def report(options: ReportOptions) -> None:
     from eval.report.page import write_page
     from eval.results import ReplayReport
 
+    require_writable(options.out)
     write_page(ReplayReport.load(options.results), options.out)
     print_lines(f"{options.out}: open it in a browser; it needs nothing else")

@@ -6,10 +6,12 @@ import csv
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from router_service.errors import ConfigError
 
@@ -77,7 +79,7 @@ def _members(path: Path, name: str) -> Iterator[JsonFile]:
                 if member.file_size > _MAX_JSON_BYTES:
                     raise ConfigError(f"{name}/{inner} unpacks to {member.file_size} bytes; that is no recording")
                 yield JsonFile(path=f"{name}/{inner}", document=_parsed(archive.read(member), f"{name}/{inner}"))
-    except (zipfile.BadZipFile, OSError) as damaged:
+    except (zipfile.BadZipFile, zlib.error, OSError) as damaged:
         raise ConfigError(f"{name} is not a readable zip archive: {damaged}; fetch it again") from damaged
 
 
@@ -89,8 +91,8 @@ def _parsed(content: bytes, name: str) -> Any:
 
 
 def header_of(path: Path) -> tuple[str, ...]:
-    """The column names of a CSV file; none for an empty file."""
-    with _opened(path) as lines:
+    """The column names of a CSV file; none for an empty file. Raises `ConfigError` as `csv_rows` does."""
+    with _read_as_csv(path) as lines:
         return tuple(next(csv.reader(lines), ()))
 
 
@@ -99,16 +101,18 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
 
     Raises `ConfigError` where the file is no CSV in UTF-8.
     """
+    with _read_as_csv(path) as lines:
+        yield from enumerate(csv.DictReader(lines), start=1)
+
+
+@contextmanager
+def _read_as_csv(path: Path) -> Iterator[TextIO]:
     csv.field_size_limit(_MAX_CELL_CHARS)
     try:
-        with _opened(path) as lines:
-            yield from enumerate(csv.DictReader(lines), start=1)
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            yield lines
     except (csv.Error, UnicodeDecodeError) as damaged:
         raise ConfigError(f"{path.name} is not readable as CSV in UTF-8: {damaged}") from damaged
-
-
-def _opened(path: Path) -> Any:
-    return path.open(newline="", encoding="utf-8-sig")
 
 
 def text_of(row: Mapping[str, Any], key: str) -> str:

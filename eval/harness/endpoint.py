@@ -115,16 +115,30 @@ class Endpoint:
                 raise ConfigError(f"{self._client.base_url} refused: {_said(response)} ({hint})")
             if response.headers.get("x-should-retry") != "true" or tried == _MAX_TRIES:
                 break
-            time.sleep(min(_MAX_WAIT_S, float(response.headers.get("retry-after", tried))))
-        return _reply(response)
+            time.sleep(_wait_s(response, tried))
+        return self._reply(response)
+
+    def _reply(self, response: httpx.Response) -> Reply:
+        if response.status_code != httpx.codes.OK:
+            return Reply(failure=_code(response), said=_said(response))
+        try:
+            document = response.json()
+            text = document["choices"][0]["message"]["content"]
+            return Reply(text=text or "", extracted=(document.get("enlist") or {}).get("extracted"))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ConfigError(
+                f"{self._client.base_url} answered {response.text!r:.60}, which is no chat completion; give the "
+                "address of an Enlist service"
+            ) from None
 
 
-def _reply(response: httpx.Response) -> Reply:
-    if response.status_code != httpx.codes.OK:
-        return Reply(failure=_code(response), said=_said(response))
-    document = response.json()
-    enlist = document.get("enlist") or {}
-    return Reply(text=document["choices"][0]["message"]["content"] or "", extracted=enlist.get("extracted"))
+def _wait_s(response: httpx.Response, tried: int) -> float:
+    """As long as it says in seconds; a date, which a proxy may give, counts as nothing said."""
+    try:
+        seconds = float(response.headers.get("retry-after", tried))
+    except ValueError:
+        seconds = tried
+    return min(_MAX_WAIT_S, max(0.0, seconds))
 
 
 def _error(response: httpx.Response) -> Mapping[str, Any]:

@@ -79,6 +79,17 @@ def test_a_quality_is_reached_on_the_hull_at_the_least_cost():
     assert cost_at_quality(points, 0.95) is None
 
 
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_a_mix_that_is_all_strong_costs_what_the_strong_model_costs(weak, strong):
+    weak, strong = sorted((weak / 1000, strong / 1000))
+    mix = [(1.0 + share, mixed_quality(weak, strong, share)) for share in (0.0, 0.5, 1.0)]
+    assert cost_at_quality(mix, strong) == pytest.approx(2.0 if strong > weak else 1.0)
+
+
+def test_a_last_digit_does_not_decide_whether_a_quality_is_reached():
+    assert cost_at_quality([(1.0, 0.5), (2.0, 0.7 - 2e-16)], 0.7) == pytest.approx(2.0)
+
+
 WEAK, STRONG = [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]
 ADVANTAGE = [0.1, 0.9, 0.8, 0.2]
 SHARES = [(1.0, 0.75), (0.75, 0.75), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25)]

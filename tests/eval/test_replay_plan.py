@@ -71,6 +71,7 @@ def test_pools_and_splits_are_those_that_a_dataset_has(tmp_path):
     assert (plan.pools_of(tiny), plan.pools_of(other)) == (("trio",), ("solo",))
     assert ReplayPlan().pools_of(tiny) == ("trio", "duo")
     assert plan.fitted_splits(tiny) == ("fit",)
+    assert replace(plan, fit_on=("fit", "fit")).fitted_splits(tiny) == ("fit",)
     with pytest.raises(UnknownNameError, match="Did you mean 'trio'"):
         ReplayPlan(pools=("tri",)).require([tiny, other])
     with pytest.raises(UnknownNameError, match="Did you mean 'fit'"):

@@ -27,6 +27,13 @@ def tiny(tmp_path):
     return load_dataset(write_dataset(tmp_path / "tiny"))
 
 
+async def test_a_panel_greater_than_any_fixed_one_is_compared_with_none(tiny, monkeypatch):
+    monkeypatch.setattr("eval.replay_pool.MAX_K", 2)
+    [result] = await replay(tiny, plan("all", ks=(FREE,)))
+    assert result.row.calls_per_query > 2
+    assert result.row.vs_fixed is None
+
+
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 

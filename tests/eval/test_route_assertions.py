@@ -156,6 +156,14 @@ def test_a_file_names_its_configuration_from_where_it_lies(tmp_path, monkeypatch
     assert (tests.checks[0].title, tests.checks[0].expect.min_p_correct) == ("first", 0.4)
 
 
+def test_what_is_asked_stays_as_it_is_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("x", "a secret")
+    monkeypatch.setenv("SEED", "7")
+    check = {"question": "Solve ${x}^2 = ${y}$.", "answer_kind": "choice", "options": ["${x}", "2"], "seed": "${SEED}"}
+    [read] = load_route_tests(written(tmp_path, {"checks": [{**check, "expect": {"min_score": 0}}]})).checks
+    assert (read.question, read.options, read.seed) == (check["question"], ("${x}", "2"), 7)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -168,7 +176,9 @@ def test_a_file_names_its_configuration_from_where_it_lies(tmp_path, monkeypatch
         ({"checks": [{"question": "?"}]}, "checks.0.expect: Field required"),
         ({"checks": [{"question": "?", "expect": {"min_p_correct": 7}}]}, "less than or equal to 1"),
         ({"checks": [{"question": "?", "expect": {"is_fallback": True}}] * 2}, "two checks are called '?'"),
-        ({"checks": [{"question": "${GONE_VARIABLE}", "expect": {}}]}, "'GONE_VARIABLE' is not set"),
+        ({"checks": [{"question": "?", "name": "${GONE_VARIABLE}", "expect": {}}]}, "'GONE_VARIABLE' is not set"),
+        ({"checks": [{"question": "?", "expect": {"max_completions": None}}]}, "expect something of the decision"),
+        ({"checks": [{"question": "?", "options": ["a", "b"], "expect": {"min_score": 0}}]}, "answer_kind is `free`"),
         ("checks: [", "is not valid YAML"),
     ],
 )

@@ -431,6 +431,7 @@ def test_replay_goes_over_every_pool_and_recruiter_where_none_is_named(enlist, w
         (("--k", "some"), "k is 'some'"),
         (("--fit-on", "fit+extra"), "unknown split of tiny 'extra'"),
         (("--split", "fit"), "judge on another"),
+        (("--json", "tiny"), "cannot write tiny: it is a folder"),
     ],
 )
 def test_replay_refuses_what_it_cannot_do(enlist, work, given, said):

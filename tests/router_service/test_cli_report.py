@@ -26,6 +26,14 @@ def test_a_saved_report_becomes_a_page(capsys, tmp_path):
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_a_page_that_cannot_be_written_is_a_clean_error(capsys, tmp_path):
+    report().save(tmp_path / "results.json")
+    for out, said in ((tmp_path, "it is a folder"), (tmp_path / "results.json" / "page.html", "cannot be made")):
+        code, _, err = run(capsys, "eval", "report", tmp_path / "results.json", "--out", out)
+        assert code == 2
+        assert said in err
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "no replay report at"), ("[]", "is no replay report of version 1")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 
 import pytest
 
@@ -340,3 +341,21 @@ def test_zeroeval_tells_a_malformed_record(changes, said, tmp_path):
     (problem,) = recording.problems
     assert problem.place == "M.json, row 2"
     assert said in problem.what
+
+
+@pytest.mark.parametrize("layout", ["routellm", "routerbench"])
+def test_a_table_in_another_encoding_is_a_clean_error(layout, tmp_path):
+    (tmp_path / "mmlu_arts.csv").write_bytes("prompt,model\ncafé?,True\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mmlu_arts\.csv is not readable as CSV in UTF-8"):
+        read(layout, tmp_path)
+
+
+def test_an_archive_whose_content_is_damaged_is_a_clean_error(tmp_path):
+    path = tmp_path / "model_outputs_X_5shots.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m.json", str(list(range(5000))))
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"\xff" * 30
+    path.write_bytes(bytes(content))
+    with pytest.raises(ConfigError, match="not a readable zip archive"):
+        read("mmlu_pro", tmp_path)

@@ -125,3 +125,17 @@ def test_a_timeout_is_the_querys_own():
 def test_a_page_that_is_no_service_at_all_is_a_failure_by_its_status():
     service = Service(httpx.Response(502, text="<html>bad gateway</html>"))
     assert service.endpoint().ask([CHAT])[0].failure == "http_502"
+
+
+@pytest.mark.parametrize(
+    "response", [httpx.Response(200, text="<html>"), httpx.Response(200, json={}), httpx.Response(200, json=[1])]
+)
+def test_an_answer_of_something_else_than_a_service_ends_the_run_and_says_so(response):
+    with pytest.raises(ConfigError, match="no chat completion; give the address of an Enlist service"):
+        Service(response).endpoint().ask([CHAT])
+
+
+def test_a_date_to_try_again_at_does_not_end_the_run():
+    date = {"x-should-retry": "true", "retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    (reply,) = Service(failed(503, "expert_unavailable", **date), answered()).endpoint().ask([CHAT])
+    assert reply.extracted == "4"
