@@ -85,7 +85,7 @@ class LlmRouter(RosterRecruiter):
         return self.k if query.controls.k is None else query.controls.k
 
     def _made_fallback(self, name: str) -> RosterRecruiter:
-        made = None if name == self.name else RECRUITERS.create(name)
+        made = None if name in (self.name, "named") else RECRUITERS.create(name)
         if not isinstance(made, RosterRecruiter) or isinstance(made, SequentialRecruiter | ConsultingRecruiter):
             raise ConfigError(
                 f"recruiter {self.name!r}: fallback is {name!r}, which does not decide at once and by itself; "

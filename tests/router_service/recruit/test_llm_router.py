@@ -350,7 +350,7 @@ def test_the_router_may_be_named():
     assert recruiter("llm_router", off).expert_ == "b"
 
 
-@pytest.mark.parametrize("fallback", ["llm_router", "escalate"])
+@pytest.mark.parametrize("fallback", ["llm_router", "escalate", "named"])
 def test_a_fallback_decides_at_once_and_by_itself(fallback):
     with pytest.raises(ConfigError, match=f"fallback is '{fallback}'"):
         LlmRouter(fallback=fallback)
