@@ -42,6 +42,10 @@ class Gathering:
 
     def add(self, question: Question, answered: Answered, *, place: str) -> None:
         """One model's answer to `question`, found at `place`."""
+        unwritable = _unwritable(question, answered)
+        if unwritable is not None:
+            self.report(place, unwritable)
+            return
         first, first_place = self._questions.setdefault(question.id, (question, place))
         if _content(first) != _content(question):
             self._contradicted.setdefault(question.id, f"{place} tells it otherwise than {first_place}")
@@ -84,6 +88,23 @@ class Gathering:
             problems=(*self._problems, *contradictions),
             notes=tuple(self._notes),
         )
+
+
+def _unwritable(question: Question, answered: Answered) -> str | None:
+    """Why the files of a dataset cannot hold this; None where they can."""
+    said = {"the answer read": answered.extracted, "the response": answered.response}
+    named = {"category": question.category, "subject": question.subject, "the reference answer": question.answer}
+    options = {f"option {number}": option for number, option in enumerate(question.options, start=1)}
+    for name, value in ({"the question": question.text, **named, **options, **said}).items():
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            return f"{name} is {value!r:.60}, not a text"
+        try:
+            value.encode()
+        except UnicodeEncodeError as half:
+            return f"{name} holds half a character ({half.object[half.start]!a}) at position {half.start}"
+    return None
 
 
 def _content(question: Question) -> tuple[object, ...]:

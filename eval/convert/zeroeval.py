@@ -122,6 +122,8 @@ def _choice(row: Mapping[str, Any], choices: object) -> tuple[str, tuple[str, ..
     right = row.get("correct_answer")
     if not isinstance(choices, list) or right not in choices:
         raise ValueError(f"correct_answer is {right!r:.60}, none of the choices")
+    if len(choices) > len(string.ascii_uppercase):
+        raise ValueError(f"there are {len(choices)} choices, and the letters A to Z name at most 26")
     letter = string.ascii_uppercase[choices.index(right)]
     return letter, tuple(map(str, choices)), AnswerKind.CHOICE
 

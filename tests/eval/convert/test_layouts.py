@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 
@@ -359,3 +360,30 @@ def test_an_archive_whose_content_is_damaged_is_a_clean_error(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(ConfigError, match="not a readable zip archive"):
         read("mmlu_pro", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"category": 3}, "category is 3, not a text"),
+        ({"src": ["a"]}, "subject is ['a'], not a text"),
+        ({"model_outputs": "so \ud83d"}, "the response holds half a character ('\\ud83d') at position 3"),
+        ({"question": "\ud83d?"}, "the question holds half a character"),
+    ],
+)
+def test_what_no_file_could_hold_is_a_problem_of_its_record(changed, said, tmp_path):
+    rows = [published.mmlu_pro_record(number, "B") for number in range(2)]
+    (tmp_path / "model_outputs_X_5shots.json").write_text(json.dumps([rows[0], {**rows[1], **changed}]))
+    recording = read("mmlu_pro", tmp_path)
+    [problem] = recording.problems
+    assert said in str(problem)
+    assert (len(recording.questions), len(recording.outcomes)) == (1, 1)
+
+
+def test_more_choices_than_letters_are_a_problem_of_their_record(tmp_path):
+    choices = [str(number) for number in range(30)]
+    row = {"id": 1, "question": "?", "choices": choices, "correct_answer": "29", "output": ["A"]}
+    (tmp_path / "mmlu").mkdir()
+    (tmp_path / "mmlu" / "model.json").write_text(json.dumps([row]))
+    [problem] = read("zeroeval", tmp_path).problems
+    assert "30 choices" in str(problem)
