@@ -71,13 +71,20 @@ class Auto:
         if self.evidence_ is None:
             raise _not_fitted()
         evidence = [asdict(found) for found in self.evidence_]
-        KIND.save(path, {"evidence": evidence, "is_learned": self.fuser_ is not None, "seed": self.seed}, {})
+        options = {"level": self.level, "seed": self.seed}
+        KIND.save(path, {"evidence": evidence, "is_learned": self.fuser_ is not None, **options}, {})
         if self.fuser_ is not None:
             self.fuser_.save(_beside(path))
 
     def load(self, path: str | Path) -> Auto:
-        """Take the state that `save` wrote; returns itself."""
+        """Take the state that `save` wrote; returns itself. `ConfigError` for another file, format, level or seed."""
         saved = KIND.load(path)
+        for option, now in (("level", self.level), ("seed", self.seed)):
+            then = saved.fields.get(option)
+            if then != now:
+                raise ConfigError(
+                    f"{path} was fitted with {option} {then}, and {now} is configured; configure the same, or fit again"
+                )
         self.evidence_ = tuple(Comparison(**found) for found in saved.fields["evidence"])
         self.fuser_ = Fuser(seed=saved.fields["seed"]).load(_beside(path)) if saved.fields["is_learned"] else None
         return self

@@ -26,8 +26,9 @@ __all__ = ["Adaptive"]
 @RECRUITERS.register("adaptive")
 class Adaptive(RosterRecruiter):
     """Our own recruiter, in several waves: `k` completions a query on average, few where the first agree and up to
-    `most` where they do not (twice `k` and one more, unless given). Without `k` it asks on as long as one completion
-    more should gain `worth` in accuracy, up to `most` (9, unless given).
+    `most` where they do not (twice `k` and one more, but 11, unless given). More than 8 on average are not rehearsed:
+    so many are asked at once. Without `k` it asks on as long as one completion more should gain `worth` in accuracy, up
+    to `most` (9, unless given).
 
     After each wave the answers so far are fused (aggregator `fuser`, which it advises), and a model learned on the fit
     questions predicts how much likelier a right answer becomes by asking on: from how clearly the fused answer leads,
@@ -45,6 +46,7 @@ class Adaptive(RosterRecruiter):
     needs_embeddings: ClassVar[bool] = True
     scores_jointly: ClassVar[bool] = True
     sizes_panel: ClassVar[bool] = True
+    has_own_chances: ClassVar[bool] = True
 
     def __init__(self, *, k: int | None = None, most: int | None = None, worth: float = 0.002, seed: int = 0) -> None:
         self.k = k if k is None else require_k(self.name, k)
@@ -58,8 +60,8 @@ class Adaptive(RosterRecruiter):
         self.gains_: Gains | None = None
 
     def completions_for(self, query: Query) -> int:
-        """How many are asked at once to begin with: two where three or more are wanted on average, else one."""
-        return first_wave(self._wanted(query))
+        """How many are asked at once to begin with: as `first_wave` says, within `most`."""
+        return min(first_wave(self._wanted(query)), self._most(query))
 
     def extend(self, requests: Sequence[RecruitRequest]) -> list[tuple[Recruit, ...]]:
         """The next expert of each query where asking on should pay; empty where it should not."""
@@ -79,7 +81,7 @@ class Adaptive(RosterRecruiter):
         """Learn to fuse what was said, and when asking on pays."""
         self.chances_ = known
         self.fusion_ = Fusion(expert_ids, rehearsal.categories).fit(rehearsal.votes, seed=self.seed)
-        self.gains_ = Gains.fit(rehearsal, known.left_out())
+        self.gains_ = Gains.fit(rehearsal, rehearsal.of_asked(known.left_out()))
 
     def _choose(self, roster: Roster, cases: Sequence[Case], scores: Floats) -> Sequence[Choice]:
         chances = self._chances(roster, [case.request for case in cases])

@@ -40,6 +40,7 @@ class Calibrated(RosterRecruiter):
     needs_embeddings: ClassVar[bool] = True
     scores_jointly: ClassVar[bool] = True
     sizes_panel: ClassVar[bool] = True
+    has_own_chances: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Calibrated(RosterRecruiter):
     def learn_from(self, known: Chances, rehearsal: Rehearsal) -> None:
         """Learn the price of redundancy and the size that pays."""
         self.chances_ = known
-        chances = known.left_out()
+        chances = rehearsal.of_asked(known.left_out())
         self.overlap_ = shared_errors(rehearsal)
         self.penalty_ = self._best_penalty(rehearsal, chances) if self.redundancy is None else self.redundancy
         most = min(self.most, chances.shape[1])

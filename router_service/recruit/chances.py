@@ -85,14 +85,15 @@ def _left_out_features(evidence: Evidence) -> Floats:
 def _features(rates: Floats, said: Sequence[Floats], *, count: int) -> Floats:
     """Shape (questions, experts, 2 + 2 sources): log-odds, 1, then per source what it says of all, and of each."""
     level = logit(rates)
-    columns = [np.broadcast_to(level, (count, len(rates))), np.ones((count, len(rates)))]
-    own = []
-    for source in said:
-        away = logit(source) - level
-        mean = away.mean(axis=1, keepdims=True)
-        columns.append(np.broadcast_to(mean, away.shape))
-        own.append(away - mean)
-    return np.stack([*columns, *own], axis=2)
+    sources = len(said)
+    features = np.empty((count, len(rates), 2 + 2 * sources))
+    features[..., 0], features[..., 1] = level, 1.0
+    if sources:
+        away = logit(np.stack(said)) - level
+        mean = away.mean(axis=2, keepdims=True)
+        features[..., 2 : 2 + sources] = np.moveaxis(mean, 0, 2)
+        features[..., 2 + sources :] = np.moveaxis(away - mean, 0, 2)
+    return features
 
 
 def _prior(sources: int) -> WeightPrior:

@@ -78,10 +78,20 @@ class Labels:
 
     def rates_for(self, annotations: Sequence[SkillAnnotation], rates: Floats) -> Floats:
         """The tallies of the labels added up, shrunk towards the global rates."""
-        counts = np.rint(_counts([self.labels_of(a) for a in annotations], self._number_of) * _WEIGHT_GRAIN)
-        added = counts @ self._whole_tallies / (_WEIGHT_GRAIN * _GRADE_GRAIN)
+        added = self._added([self.labels_of(a) for a in annotations]) / (_WEIGHT_GRAIN * _GRADE_GRAIN)
         wins, trials = added[:, : len(rates)], added[:, len(rates) :]
         return np.asarray((wins + _LABEL_WEIGHT * rates) / (trials + _LABEL_WEIGHT))
+
+    def _added(self, borne: Sequence[Mapping[str, float]]) -> Floats:
+        """The whole tallies of the labels borne, by whole weights, (annotations, 2 experts): few bear many, so only
+        theirs are added up."""
+        added = np.zeros((len(borne), self._whole_tallies.shape[1]))
+        for row, labels in enumerate(borne):
+            known = [(self._number_of[name], weight) for name, weight in labels.items() if name in self._number_of]
+            if known:
+                numbers, weights = zip(*known, strict=True)
+                added[row] = np.rint(np.array(weights) * _WEIGHT_GRAIN) @ self._whole_tallies[list(numbers)]
+        return added
 
     def left_out(self, rates: Floats) -> Floats:
         """As `rates_for`, with the question's own grade taken out of every label it bears."""
@@ -101,13 +111,13 @@ class Kernel:
     weight: float
     rows: Vectors32
     grades: Floats
-    _asked: Floats = field(init=False)
-    _whole_grades: Floats = field(init=False)
+    _tallies: Floats = field(init=False)
+    """Who was asked (1 or 0), then the whole grades, (questions, 2 experts)."""
 
     def __post_init__(self) -> None:
         asked = ~np.isnan(self.grades)
-        self._asked = asked.astype(np.float64)
-        self._whole_grades = np.rint(np.where(asked, self.grades, 0.0) * _GRADE_GRAIN)
+        whole_grades = np.rint(np.where(asked, self.grades, 0.0) * _GRADE_GRAIN)
+        self._tallies = np.concatenate([asked.astype(np.float64), whole_grades], axis=1)
 
     def rates_for(self, annotations: Sequence[SkillAnnotation], rates: Floats) -> Floats:
         """The questions' grades by likeness, shrunk towards the global rates."""
@@ -117,10 +127,12 @@ class Kernel:
         """`rates_for` by likeness to the graded questions, (annotations, questions), NaN where nothing is known."""
         shares = np.exp((likeness - likeness.max(axis=1, keepdims=True)) / np.float32(self.temperature))
         weights = np.rint(shares.astype(np.float64) * _WEIGHT_GRAIN)
-        total = weights @ self._asked / _WEIGHT_GRAIN
-        squares = np.rint(weights * weights / _WEIGHT_GRAIN) @ self._asked / _WEIGHT_GRAIN
+        experts = len(rates)
+        added = weights @ self._tallies
+        total = added[:, :experts] / _WEIGHT_GRAIN
+        squares = np.rint(weights * weights / _WEIGHT_GRAIN) @ self._tallies[:, :experts] / _WEIGHT_GRAIN
         size = total**2 / np.maximum(squares, 1e-12)
-        mean = weights @ self._whole_grades / (_WEIGHT_GRAIN * _GRADE_GRAIN) / np.maximum(total, 1e-12)
+        mean = added[:, experts:] / (_WEIGHT_GRAIN * _GRADE_GRAIN) / np.maximum(total, 1e-12)
         found = (size * mean + self.weight * rates) / (size + self.weight)
         return np.where(np.isnan(likeness[:, :1]), rates, found)
 
@@ -130,6 +142,8 @@ class Kernel:
         for block in blocks(len(self.rows)):
             likeness = similarities(self.rows, self.rows[block])
             likeness[likeness > 1 - 1e-5] = -np.inf
+            own = np.arange(len(likeness))
+            likeness[own, block.start + own] = -np.inf  # an empty text's vector is 0, and unlike even itself
             likeness[np.isneginf(likeness).all(axis=1)] = np.nan
             found[block] = self.rates_by(likeness, rates)
         return found

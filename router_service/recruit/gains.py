@@ -15,7 +15,7 @@ from router_service.recruit.strength import Floats
 __all__ = ["LARGEST", "Gains", "first_wave", "most_asked"]
 
 LARGEST = 11
-"""The largest panel that is rehearsed; on larger ones the last step's model holds."""
+"""The largest panel that is rehearsed, and asked for where `most` does not say otherwise."""
 MOST_WANTED = 8
 """Thresholds are learned for 1 to so many completions on average."""
 _PRECISION = 5.0
@@ -72,15 +72,21 @@ class Gains:
 
 
 def first_wave(wanted: int | None) -> int:
-    """How many are asked at once to begin with: two, but one where fewer than three are wanted on average."""
+    """How many are asked at once to begin with: two, but one where fewer than three are wanted on average, and all
+    where more are wanted than thresholds are learned for."""
+    if wanted is not None and wanted > MOST_WANTED:
+        return wanted
     return 1 if wanted is not None and wanted < 3 else 2
 
 
 def most_asked(wanted: int | None) -> int:
-    """The most completions of a query where so many are wanted on average; 9 where the number is left open."""
+    """The most completions of a query where so many are wanted on average; 9 where the number is left open. Never more
+    than are rehearsed, or the average would be another."""
     if wanted is None:
         return _MOST_FREE
-    return 2 * wanted + 1 if wanted > 1 else 1
+    if wanted > MOST_WANTED:
+        return wanted
+    return min(2 * wanted + 1, LARGEST) if wanted > 1 else 1
 
 
 def _weights(steps: Sequence[Step], folds: Sequence[NDArray[np.bool_]]) -> tuple[Floats, list[Floats]]:

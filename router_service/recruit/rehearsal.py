@@ -13,9 +13,12 @@ from router_service.recruit.base import FitData
 from router_service.recruit.chances import Chances
 from router_service.recruit.strength import Floats
 
-__all__ = ["Rehearsal", "Step", "prospects", "ranks_of"]
+__all__ = ["NOT_ASKED", "Rehearsal", "Step", "prospects", "ranks_of"]
 
 Positions = NDArray[np.intp]
+
+NOT_ASKED = -1.0
+"""In place of P(correct) where nothing was recorded: such an expert comes last, and after it there is nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,11 @@ class Rehearsal:
         where there are none."""
         chances = Chances.fit(data, name=name)
         return chances, cls(data, chances, seed=seed)
+
+    def of_asked(self, chances: Floats) -> Floats:
+        """The same P(correct) or rates, (n, m), but `NOT_ASKED` where an expert has no recorded answer to the question:
+        it is then rehearsed without that expert, and not as if the expert had been wrong."""
+        return np.where(self.votes.asked, chances, NOT_ASKED)
 
     @property
     def folds(self) -> Sequence[NDArray[np.bool_]]:
@@ -76,7 +84,7 @@ class Rehearsal:
         """Panels of 1 to `most` experts, each question's in its own order (n, m); rehearsed once, however often asked
         for."""
         ranks = ranks_of(order)
-        ranked = np.take_along_axis(chances, order, axis=1)
+        ranked = np.maximum(np.take_along_axis(chances, order, axis=1), 0.0)
         nobody = np.zeros((len(order), 1))
         following = np.concatenate([ranked[:, 1:], nobody], axis=1)
         content = (order.tobytes(), chances.tobytes())

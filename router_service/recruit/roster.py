@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
+
 from experts_registry.estimate import estimate_panel
 from router_service.errors import ConfigError, NotFittedError
 from router_service.recruit.allowance import Allowance, allowance_of
@@ -117,6 +119,9 @@ class RosterRecruiter(ABC):
     goes_by_chance: ClassVar[bool] = False
     """True where `_choose` is to have the profiles' P(correct), NaN without a profile, for local scores."""
 
+    has_own_chances: ClassVar[bool] = False
+    """True where every choice comes with its own scores and P(correct): the profiles' are then not worked out."""
+
     combine: Combine = "sum"
     """How the scores of a query's skills become the local score."""
 
@@ -173,6 +178,10 @@ class RosterRecruiter(ABC):
         if not requests:
             return []
         cases = [self._case(roster, request) for request in requests]
+        if self.has_own_chances:
+            nothing = np.empty((len(cases), 0))
+            choices = self._choose(roster, cases, nothing)
+            return [roster.decide(*row, (), recruiter=self.name) for row in zip(cases, choices, strict=True)]
         scores, chances = roster.table.strengths([r.annotation for r in requests], combine=self.combine)
         choices = self._choose(roster, cases, chances if self.goes_by_chance else scores)
         rows = chances.tolist()

@@ -47,6 +47,8 @@ class Strategy:
     def request(self, request: RecruitRequest) -> RecruitRequest:
         """The request as this strategy's recruiter is to see it."""
         k = 1 if self.kind == "best_single" else self.k
+        if request.query.controls.k == k:
+            return request
         return replace(request, query=replace(request.query, controls=replace(request.query.controls, k=k)))
 
     def decided(self, decision: RouteDecision, *, recruiter: str) -> RouteDecision:
@@ -66,8 +68,8 @@ def contenders_at(
 ) -> list[Contender]:
     """The strategies that ask `wanted` completions on average (None: any number), simplest first."""
     assert calibrated.chances_ is not None and adaptive.gains_ is not None
-    chances = calibrated.chances_.left_out()
-    rates = _fold_rates(rehearsal)
+    chances = rehearsal.of_asked(calibrated.chances_.left_out())
+    rates = rehearsal.of_asked(_fold_rates(rehearsal))
     ones = np.ones(len(chances))
     found = [Contender(name="best_single", grades=_best(rehearsal, rates), calls=ones)]
     if wanted != 1:

@@ -182,6 +182,9 @@ def test_what_was_learned_is_saved(tmp_path):
     with pytest.raises(ConfigError, match="seed 0, and 3"):
         Fuser().fit(twins()).save(tmp_path / "fuser.npz")
         Fuser(seed=3).load(tmp_path / "fuser.npz")
+    Auto(level=0.95).fit(twins()).save(tmp_path / "auto.npz")
+    with pytest.raises(ConfigError, match=r"level 0\.95, and 0\.6 is configured"):
+        Auto(level=0.6).load(tmp_path / "auto.npz")
 
 
 def test_it_says_what_is_missing(tmp_path):

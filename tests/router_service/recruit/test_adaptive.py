@@ -145,6 +145,42 @@ def test_predicted_gains_are_larger_where_asking_on_helped():
 def test_waves_and_limits():
     assert [first_wave(k) for k in (1, 2, 3, 8, None)] == [1, 1, 2, 2, 2]
     assert [most_asked(k) for k in (1, 2, 3, None)] == [1, 5, 7, 9]
+    assert [most_asked(k) for k in (5, 8)] == [11, 11], "no more than was rehearsed"
+    assert [(first_wave(k), most_asked(k)) for k in (9, 20)] == [(9, 9), (20, 20)], "no thresholds for so many"
+
+
+def test_the_most_holds_from_the_first_wave_on():
+    (decision,) = Adaptive(k=5, most=1).fit(CROWD.data(60)).recruit([CROWD.request()])
+    assert len(names(decision)) == 1
+
+
+@pytest.mark.parametrize("wanted", [8, 10])
+def test_a_large_k_is_the_average_too(wanted):
+    crowd = World(accuracy=((0.6,) * 20,))
+    fitted = Adaptive(k=wanted).fit(crowd.data(200))
+    calls = []
+    for number, (_, letters) in enumerate(crowd.said(60, seed=99)):
+        request = crowd.request(0, number=20_000 + number)
+        said = heard(fitted.recruit([request])[0].recruits, letters)
+        while more := fitted.extend([replace(request, completions=said)])[0]:
+            said += heard(more, letters)
+        calls.append(len(said))
+    assert np.mean(calls) == pytest.approx(wanted, abs=0.8)
+
+
+def test_an_expert_that_was_not_asked_is_not_rehearsed():
+    """One that was profiled on a few questions has no answers to the others: that is no failure."""
+    data = SPECIALISTS.data(100)
+    few = {f"q{number:04}" for number in range(0, 100, 5)}
+    data = replace(data, outcomes=tuple(o for o in data.outcomes if o.expert_id != "e0" or o.question_id in few))
+    known, rehearsal = Rehearsal.with_chances(data, name="test")
+    chances = rehearsal.of_asked(known.left_out())
+    unasked = ~rehearsal.votes.asked
+    assert unasked[:, 0].sum() == 80 and (chances[unasked] < 0).all()
+    steps = rehearsal.steps(ordered(chances, np.zeros((4, 4)), 0.0), chances, most=4)
+    first = rehearsal.votes.labels[np.arange(100), np.argmax(chances, axis=1)]
+    assert (steps[0].grades == rehearsal.votes.is_right(first)).all() and (first >= 0).all()
+    assert (steps[3].grades == steps[2].grades)[unasked[:, 0]].all()
 
 
 @pytest.mark.parametrize(

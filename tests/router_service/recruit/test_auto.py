@@ -55,6 +55,15 @@ def test_one_master_is_asked_alone_and_a_crowd_together():
     assert decision.recruiter == "auto"
 
 
+def test_an_expert_profiled_on_few_questions_does_not_look_worse_than_it_is():
+    data = ONE_MASTER.data(200)
+    few = {f"q{number:04}" for number in range(0, 200, 5)}
+    data = replace(data, outcomes=tuple(o for o in data.outcomes if o.expert_id != "e0" or o.question_id in few))
+    fitted = Auto(k=3).fit(data)
+    best, *_ = fitted.verdicts_[3].evidence
+    assert best[0] == "best_single" and best[1] > 0.3, "the others answer where the master was not asked"
+
+
 def test_a_category_may_be_decided_otherwise_and_strange_queries_go_overall():
     fitted = Auto(k=5, category_level=0.9).fit(HALF.data(400))
     master, crowd = HALF.request(0), HALF.request(1)

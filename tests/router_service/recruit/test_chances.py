@@ -33,6 +33,15 @@ def test_leaving_out_is_like_never_having_seen_the_question(kind):
             assert source.left_out(evidence.rates)[row] == pytest.approx(seen[0], abs=1e-6)
 
 
+def test_an_empty_text_is_left_out_too():
+    """Its vector is 0, so it is not even like itself."""
+    rows, grades = np.eye(4, 3, dtype=np.float32), np.array([[0.0], [0.0], [0.0], [1.0]])
+    found = Kernel(0.05, 10.0, rows, grades).left_out(np.array([0.5]))
+    grades[3] = 0.0
+    again = Kernel(0.05, 10.0, rows, grades).left_out(np.array([0.5]))
+    assert found[3] == again[3]
+
+
 def test_every_source_is_there_and_what_is_missing_is_left_out():
     data = SPECIALISTS.data(40)
     skills = {i: replace(a, skills={f"s{n}": 1.0}) for n, (i, a) in enumerate(data.annotations.items())}
