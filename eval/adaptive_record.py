@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from router_service.errors import ConfigError
 from router_service.files import write_atomically
 from router_service.types import Profile
 
-__all__ = ["estimate_record", "read_estimated_profiles", "write_estimates"]
+__all__ = ["estimate_record", "forget_estimates", "read_estimated_profiles", "write_estimates"]
 
 _FORMAT_VERSION = 1
 
@@ -57,6 +57,18 @@ def write_estimates(path: Path, estimates: Sequence[ExpertEstimate], *, n_outcom
         name = estimate.profile.expert_id
         records[name] = {"n_outcomes": n_outcomes[name], **estimate_record(estimate)}
         profiles[name] = estimate.profile
+    _write(path, records, profiles)
+
+
+def forget_estimates(path: Path, expert_ids: Collection[str]) -> None:
+    """Take these experts' estimates out of the file: they became others, whatever number of outcomes they get."""
+    file = _read(path)
+    if file is not None and set(expert_ids) & set(file.experts):
+        records = {name: entry.model_dump() for name, entry in file.experts.items() if name not in expert_ids}
+        _write(path, records, {name: p for name, p in _profiles(file, path).items() if name not in expert_ids})
+
+
+def _write(path: Path, records: Mapping[str, Any], profiles: Mapping[str, Profile]) -> None:
     content = {
         "format_version": _FORMAT_VERSION,
         "experts": records,

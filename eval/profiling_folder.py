@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from eval.adaptive import ExpertEstimate
-from eval.adaptive_record import read_estimated_profiles, write_estimates
+from eval.adaptive_record import forget_estimates, read_estimated_profiles, write_estimates
 from experts_registry.artefact import Artefact
 from experts_registry.records import append_outcomes, read_outcomes, read_questions, write_outcomes, write_questions
 from router_service.errors import ConfigError
@@ -170,6 +170,7 @@ class ProfilingFolder:
     def _forget(self, expert_ids: set[str], artefact: Artefact | None, pool_name: str) -> None:
         kept = [outcome for outcome in self._journal() if outcome.expert_id not in expert_ids]
         write_outcomes(self.path / _JOURNAL, kept)
+        forget_estimates(self.path / ADAPTIVE_FILE, expert_ids)
         if artefact is not None:
             outcomes = [outcome for outcome in artefact.outcomes if outcome.expert_id not in expert_ids]
             self._fit(outcomes, artefact.questions, pool_name).save(self.path)

@@ -63,6 +63,14 @@ class Fake(Backend):
             yield completion
 
 
+class Contrary(Fake):
+    """Wrong about everything."""
+
+    async def complete(self, expert, batch):
+        async for completion in super().complete(expert, batch):
+            yield replace(completion, text="The answer is 9.")
+
+
 class PowerCut(Exception):
     """Raised from a progress callback: the run ends between two answers."""
 
@@ -174,6 +182,19 @@ async def test_an_expert_that_became_another_starts_anew(out):
     backend = Fake()
     await run(out, backend=backend, pool=changed)
     assert len(backend.asked) == 12
+
+
+async def test_what_another_expert_of_the_name_was_estimated_at_is_gone_however_often_the_new_one_is_asked(out):
+    await run(out, n_questions=len(QUESTIONS), confidence=0.999)
+    asked = len([o for o in Artefact.load(out).outcomes if o.expert_id == "new"])
+    other = Pool(name="numbers", experts=(*KNOWN, replace(NEW[0], model="another")))
+    before = Artefact.load(out).profiles["new"].overall
+    job = ProfilingJob(questions=QUESTIONS[:asked], experts=("new",))
+    with ProfilingFolder(out) as folder:
+        report = await profile_experts(engine_with(Contrary(), other), job, folder)
+    after = report.artefact.profiles["new"].overall
+    assert before.wins > 0
+    assert (after.wins, after.trials) == (0, asked)
 
 
 async def test_failures_are_counted_not_chosen_again_and_cost_part_of_the_questions(out):
