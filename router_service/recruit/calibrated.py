@@ -150,7 +150,7 @@ def ordered(chances: Floats, overlap: Floats, penalty: float) -> Positions:
     rows = np.arange(n)
     turns = min(experts, _WEIGHED)
     for turn in range(turns):
-        chosen = np.argmax(np.round(left - penalty * burden / max(1, turn), 9), axis=1)
+        chosen = (left - penalty * burden / max(1, turn)).round(9).argmax(axis=1)
         order[:, turn] = chosen
         burden += overlap[chosen]
         left[rows, chosen] = -np.inf
