@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -84,8 +85,10 @@ def votes_of(data: FitData, question_ids: Sequence[str], categories: Sequence[st
     """The outcomes of these questions by the pool's experts; of several samples of one expert the first counts.
 
     Answers are the same where their keys are (`canonical`); without a question to say of what kind they are, where
-    their words are. A wrong answer that nobody wrote down is an answer of its own kind: none.
+    their words are. A wrong answer that nobody wrote down is an answer of its own kind: none. But in a dataset whose
+    right answers were mostly not written down (programs, say), each answer is like no other.
     """
+    unwritten = _unwritten(data)
     row_of = {question_id: row for row, question_id in enumerate(question_ids)}
     column_of = {expert.id: column for column, expert in enumerate(data.experts)}
     shape = (len(row_of), len(column_of))
@@ -100,7 +103,7 @@ def votes_of(data: FitData, question_ids: Sequence[str], categories: Sequence[st
         asked[row, column] = True
         if outcome.completion_tokens is not None:
             lengths[row, column] = math.log1p(outcome.completion_tokens)
-        key = _key(outcome, data)
+        key = _key(outcome, data, is_unwritten=outcome.dataset in unwritten)
         if key is not None:
             labels[row, column] = number = answers[row].setdefault(key, len(right[row]))
             if number == len(right[row]):
@@ -123,9 +126,21 @@ def _odds(data: FitData, question_ids: Sequence[str]) -> Floats:
     return np.where(np.isnan(chances), np.nan, logit(np.nan_to_num(chances, nan=0.5)))
 
 
-def _key(outcome: Outcome, data: FitData) -> str | None:
+def _unwritten(data: FitData) -> frozenset[str]:
+    """The datasets whose right answers are mostly not written down: there, "right" would be a vote that no wrong answer
+    contests, and a panel would look as good as its best member."""
+    written: Counter[str] = Counter()
+    for outcome in data.outcomes:
+        if outcome.correct >= 0.5:
+            written[outcome.dataset] += 1 if (outcome.extracted or "").strip() else -1
+    return frozenset(dataset for dataset, balance in written.items() if balance < 0)
+
+
+def _key(outcome: Outcome, data: FitData, *, is_unwritten: bool) -> str | None:
     """What is voted with; an outcome graded right without a readable answer votes for "right"."""
     if outcome.extracted is None or not outcome.extracted.strip():
+        if is_unwritten:
+            return f"by {outcome.expert_id}"
         return "right" if outcome.correct >= 0.5 else None
     question = data.questions.get(outcome.question_id)
     return "said " + canonical(outcome.extracted, question.answer_kind if question is not None else AnswerKind.FREE)

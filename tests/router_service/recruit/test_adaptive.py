@@ -168,6 +168,17 @@ def test_a_large_k_is_the_average_too(wanted):
     assert np.mean(calls) == pytest.approx(wanted, abs=0.8)
 
 
+def test_answers_that_were_not_written_down_contest_each_other():
+    """Else a panel would look right wherever one member is, as no wrong answer would be there to beat."""
+    data = CROWD.data(100)
+    data = replace(data, outcomes=tuple(replace(o, extracted=None) for o in data.outcomes))
+    known, rehearsal = Rehearsal.with_chances(data, name="test")
+    assert (rehearsal.votes.labels >= 0).all()
+    chances = rehearsal.of_asked(known.left_out())
+    everyone = np.ones_like(rehearsal.votes.asked)
+    assert rehearsal.majority(everyone, chances).mean() < 0.8
+
+
 def test_an_expert_that_was_not_asked_is_not_rehearsed():
     """One that was profiled on a few questions has no answers to the others: that is no failure."""
     data = SPECIALISTS.data(100)
