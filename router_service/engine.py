@@ -287,9 +287,9 @@ class Engine:
     def _streams(self, flight: Flight) -> bool:
         """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
         alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
-        is_final = not isinstance(flight.recruiter, SequentialRecruiter)
+        asks_on = isinstance(flight.recruiter, SequentialRecruiter) and not _is_final(flight)
         keeps = self._parts.aggregators.get(_aggregator_of(flight)).keeps_text
-        return flight.query.controls.streams and alone and is_final and keeps
+        return flight.query.controls.streams and alone and not asks_on and keeps
 
     async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
         """Ask the sequential recruiters: who gets further experts, and whose panel is complete."""
@@ -358,6 +358,12 @@ def _named(decision: RouteDecision, flight: Flight) -> RouteDecision:
     advice on it stays."""
     advice = decision.aggregator if flight.aggregator_name == _AUTO else None
     return replace(decision, recruiter=flight.recruiter_name, aggregator=advice or flight.aggregator_name)
+
+
+def _is_final(flight: Flight) -> bool:
+    """Whether a recruiter that can ask in waves says of this decision that it will not."""
+    says_so = getattr(flight.recruiter, "is_final", None)
+    return says_so is not None and bool(says_so(flight.decision))
 
 
 def _aggregator_of(flight: Flight) -> str:

@@ -100,6 +100,10 @@ class Auto(RosterRecruiter):
             for strategy, request in zip(strategies, requests, strict=True)
         ]
 
+    def is_final(self, decision: RouteDecision) -> bool:
+        """Whether nobody further will be asked: one expert alone was chosen, whatever it says."""
+        return decision.aggregator == "first"
+
     def explain(self, request: RecruitRequest) -> list[str]:
         """The evidence behind the choice for this request."""
         self._require_fitted()

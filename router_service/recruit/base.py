@@ -73,7 +73,11 @@ class SavableRecruiter(Recruiter, Protocol):
 
 @runtime_checkable
 class SequentialRecruiter(Recruiter, Protocol):
-    """A recruiter that looks at the completions so far before it asks for more."""
+    """A recruiter that looks at the completions so far before it asks for more.
+
+    One that decides some queries in one shot may say so by `is_final(decision: RouteDecision) -> bool`: the tokens of a
+    single expert can then be shown as they come.
+    """
 
     def extend(self, requests: Sequence[RecruitRequest]) -> list[tuple[Recruit, ...]]:
         """Further recruits per request, in order; an empty tuple ends the asking for that query."""

@@ -337,6 +337,18 @@ async def test_a_vote_does_not_stream_its_members() -> None:
     assert not [event for event in events if isinstance(event, TokenDelta)]
 
 
+@pytest.mark.parametrize("is_final", [True, False])
+async def test_who_asks_in_waves_streams_only_where_it_says_that_nobody_follows(is_final: bool) -> None:
+    class Settled(Escalating):
+        def is_final(self, decision: RouteDecision) -> bool:
+            return is_final
+
+    query = replace(user_query("q", "hi"), controls=RouteControls(streams=True))
+    engine = engine_of(FakeBackend(reply=says("to be or")), recruiter=Settled(("a",)))
+    deltas = [event.text for event in await collect(engine, [query]) if isinstance(event, TokenDelta)]
+    assert deltas == (["to", "be", "or"] if is_final else [])
+
+
 @pytest.mark.parametrize("streams", [True, False])
 async def test_a_writing_aggregator_streams_only_where_asked(streams: bool) -> None:
     engine = engine_of(FakeBackend(reply=says("so it is")), aggregators={"writer": Writer()})

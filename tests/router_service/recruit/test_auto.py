@@ -49,6 +49,7 @@ def test_one_master_is_asked_alone_and_a_crowd_together():
     alone = Auto(k=3).fit(ONE_MASTER.data(200))
     (decision,) = alone.recruit([ONE_MASTER.request()])
     assert [r.expert_id for r in decision.recruits] == ["e0"] and decision.aggregator == "first"
+    assert alone.is_final(decision) and not alone.is_final(replace(decision, aggregator="fuser"))
     crowd = Auto(k=5).fit(CROWD.data(300))
     (decision,) = crowd.recruit([CROWD.request()])
     assert sum(r.samples for r in decision.recruits) > 1 and decision.aggregator in ("majority", "fuser")
