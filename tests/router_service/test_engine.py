@@ -26,6 +26,7 @@ from router_service.types import (
     Message,
     Query,
     RouteControls,
+    RouteDecision,
     RouteFailure,
     RouteResponse,
     TokenDelta,
