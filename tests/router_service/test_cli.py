@@ -288,6 +288,11 @@ def test_a_batch_says_which_failures_can_be_asked_again_and_asks_them(enlist, wo
     assert (work / "out.jsonl").read_bytes().splitlines()[1] == good
 
 
+def hears_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT, and what they start does too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("options", "said"), [((), "command again to go on"), (("--restart",), "without --restart to go on")]
 )
@@ -295,7 +300,8 @@ def test_an_interrupted_batch_says_how_it_goes_on(work, options, said):
     (work / "experts.yaml").write_text("experts: [{id: snail, model: m, backend: echo, options: {latency_s: 60}}]")
     (work / "in.jsonl").write_text('{"id": 1, "question": "?"}\n')
     command = [sys.executable, "-m", "router_service.cli", "batch", "in.jsonl", "out.jsonl", *options, *ENGINE]
-    with subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=work, preexec_fn=hears_interrupts, **quiet) as run:
         deadline = time.monotonic() + 30
         while not (work / "out.jsonl.journal").exists():
             assert time.monotonic() < deadline, "the batch did not begin"
