@@ -288,9 +288,11 @@ def test_a_batch_says_which_failures_can_be_asked_again_and_asks_them(enlist, wo
     assert (work / "out.jsonl").read_bytes().splitlines()[1] == good
 
 
-def hears_interrupts() -> None:
-    """A shell's background jobs ignore SIGINT, and what they start does too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+HEARING_INTERRUPTS = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from router_service.cli import main; main()"
+)
+"""The command, for a process that a shell's background job starts: it would ignore SIGINT like its parent."""
 
 
 @pytest.mark.parametrize(
@@ -299,9 +301,8 @@ def hears_interrupts() -> None:
 def test_an_interrupted_batch_says_how_it_goes_on(work, options, said):
     (work / "experts.yaml").write_text("experts: [{id: snail, model: m, backend: echo, options: {latency_s: 60}}]")
     (work / "in.jsonl").write_text('{"id": 1, "question": "?"}\n')
-    command = [sys.executable, "-m", "router_service.cli", "batch", "in.jsonl", "out.jsonl", *options, *ENGINE]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=work, preexec_fn=hears_interrupts, **quiet) as run:
+    command = [sys.executable, "-c", HEARING_INTERRUPTS, "batch", "in.jsonl", "out.jsonl", *options, *ENGINE]
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         deadline = time.monotonic() + 30
         while not (work / "out.jsonl.journal").exists():
             assert time.monotonic() < deadline, "the batch did not begin"
