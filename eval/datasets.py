@@ -15,7 +15,7 @@ from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.types import AnswerKind, Expert, Outcome, Prices, Question
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["Dataset", "RecordedPrice", "load_dataset"]
 
 _QUESTION_COLUMNS = (
     "question_id",
@@ -100,7 +100,9 @@ class Dataset:
         return Outcome(dataset=self.name, split=question.split, question_id=question.id, expert_id=model, cost_usd=0.0)
 
 
-class _Price(StrictModel):
+class RecordedPrice(StrictModel):
+    """What a recorded model costs, in USD per million tokens, and where that is from."""
+
     usd_per_mtok_in: float = Field(ge=0, allow_inf_nan=False)
     usd_per_mtok_out: float = Field(ge=0, allow_inf_nan=False)
     basis: str = ""
@@ -111,7 +113,7 @@ class _Card(StrictModel):
 
     name: str = ""
     pools: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    prices: dict[str, _Price] = Field(default_factory=dict)
+    prices: dict[str, RecordedPrice] = Field(default_factory=dict)
     source: str = ""
     licence: str = ""
     notes: tuple[str, ...] = ()

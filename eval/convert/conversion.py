@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import Field
 
 from eval.convert.base import CONVERTERS, Problem, Recording
 from eval.convert.splitting import split_questions
-from eval.datasets import load_dataset
+from eval.datasets import RecordedPrice, load_dataset
 from router_service.config import StrictModel, parse_model
 from router_service.errors import ConfigError, UnknownNameError
 from router_service.files import write_atomically
@@ -57,14 +56,8 @@ class Conversion:
     problems: tuple[Problem, ...]
 
 
-class _Price(StrictModel):
-    usd_per_mtok_in: float = Field(ge=0, allow_inf_nan=False)
-    usd_per_mtok_out: float = Field(ge=0, allow_inf_nan=False)
-    basis: str = ""
-
-
 class _PriceList(StrictModel):
-    prices: dict[str, _Price]
+    prices: dict[str, RecordedPrice]
 
 
 def convert(source: Path, out: Path, plan: ConversionPlan) -> Conversion:

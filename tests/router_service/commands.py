@@ -7,7 +7,7 @@ from pathlib import Path
 
 from router_service.cli import main
 
-__all__ = ["ENGINE", "run_command", "write_folder"]
+__all__ = ["ENGINE", "run_command", "write_fit_questions", "write_folder"]
 
 _EXPERTS = {"four": "The answer is 4.", "seven": "The answer is 7.", "newcomer": "The answer is 4."}
 _PRICE = "{input_usd_per_mtok: 1.0, output_usd_per_mtok: 1.0}"
@@ -30,6 +30,11 @@ def write_folder(folder: Path) -> None:
     ]
     (folder / "experts.yaml").write_text("experts:\n" + "\n".join(lines) + "\n")
     (folder / "enlist.yaml").write_text(CONFIG)
+    write_fit_questions(folder)
+
+
+def write_fit_questions(folder: Path) -> None:
+    """Two categories of twelve graded questions, as `fit.jsonl`."""
     with (folder / "fit.jsonl").open("w") as file:
         for category, answer in (("fours", "4"), ("sevens", "7")):
             for number in range(12):

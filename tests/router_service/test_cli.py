@@ -15,9 +15,9 @@ import pytest
 
 from router_service._cli_options import EngineOptions
 from router_service._cli_output import jsonable
-from router_service.cli import main
 from router_service.types import AnswerKind, Expert, Question, Secret, SkillAnnotation
 from tests.eval.recorded_dataset import write_dataset
+from tests.router_service.commands import ENGINE, run_command, write_fit_questions
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,18 +41,7 @@ def work(tmp_path, monkeypatch):
     """A folder with a pool, a configuration and fit questions; the working directory."""
     (tmp_path / "experts.yaml").write_text(POOL)
     (tmp_path / "enlist.yaml").write_text(CONFIG)
-    with (tmp_path / "fit.jsonl").open("w") as file:
-        for category, answer in (("fours", "4"), ("sevens", "7")):
-            for number in range(12):
-                record = {
-                    "id": f"{category}-{number}",
-                    "question": f"a question about {category}, number {number}",
-                    "answer": answer,
-                    "answer_kind": "number",
-                    "category": category,
-                    "skills": [f"{category} sense"],
-                }
-                file.write(json.dumps(record) + "\n")
+    write_fit_questions(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,19 +51,9 @@ def enlist(capsys, monkeypatch):
     """Runs a command in this process: exit code, standard output, standard error."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return lambda *arguments: run_command(capsys, *arguments)
 
 
-ENGINE = ("--pool", "experts.yaml", "--config", "enlist.yaml")
 GOOD = ("--pool", "experts.yaml", "--config", "enlist.yaml", "--recruiter", "fixed")
 
 

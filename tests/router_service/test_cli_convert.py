@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router_service.cli import main
 from tests.eval.convert import published
+from tests.router_service.commands import run_command
 
 
 @pytest.fixture
@@ -13,16 +13,7 @@ def enlist(capsys, monkeypatch):
     """Runs a command in this process: exit code, standard output, standard error."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return lambda *arguments: run_command(capsys, *arguments)
 
 
 def test_a_converted_recording_is_listed_and_replayed(enlist, tmp_path):
