@@ -17,6 +17,7 @@ from router_service.errors import (
     NotFittedError,
     RouterError,
     RoutingError,
+    StoreUnavailable,
     UnknownNameError,
 )
 from router_service.types import (
@@ -84,6 +85,7 @@ __all__ = [
     "RoutingError",
     "Sampling",
     "SkillAnnotation",
+    "StoreUnavailable",
     "TaskFormat",
     "UnknownNameError",
     "Usage",

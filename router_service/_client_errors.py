@@ -21,6 +21,7 @@ __all__ = [
     "ApiNoExpertAvailable",
     "ApiNotFittedError",
     "ApiRoutingError",
+    "ApiStoreUnavailable",
     "ApiUnknownNameError",
     "ErrorFacts",
     "error_of",
@@ -122,6 +123,12 @@ class ApiAggregationError(ApiError):
     """No answer could be made from the completions."""
 
     default_code = "aggregation_error"
+
+
+class ApiStoreUnavailable(ApiError):
+    """Where the service keeps jobs and results cannot be read or written now."""
+
+    default_code = "store_unavailable"
 
 
 class ApiNotFittedError(ApiError):

@@ -16,6 +16,7 @@ __all__ = [
     "Completion",
     "CompletionError",
     "CompletionFinished",
+    "CompletionMemo",
     "DecisionMade",
     "Elimination",
     "Event",
@@ -110,10 +111,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertBatch:
-    """All that one expert is asked in one wave, so that its model is loaded once."""
+    """All that one expert is asked in one wave, so that its model is loaded once.
+
+    `device` names where a scheduler placed it; None where its backend has no devices to choose from.
+    """
 
     expert_id: str
     assignments: tuple[Assignment, ...]
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,4 +297,17 @@ class Ask(Protocol):
         `UnknownNameError` for an expert that is not registered, and
         `NoExpertAvailable` for one that is switched off or that the query rules out.
         """
+        ...
+
+
+@runtime_checkable
+class CompletionMemo(Protocol):
+    """Completions that outlive a process, so that no finished one is paid for twice; keys are opaque texts."""
+
+    async def recall(self, keys: Sequence[str]) -> Mapping[str, Completion]:
+        """Those of the keys that are kept, each with its completion."""
+        ...
+
+    async def keep(self, key: str, completion: Completion) -> None:
+        """Keep a completion; returns when it would survive a kill. Keeping a key twice leaves the first."""
         ...

@@ -29,6 +29,7 @@ from router_service._client_errors import (
     ApiNoExpertAvailable,
     ApiNotFittedError,
     ApiRoutingError,
+    ApiStoreUnavailable,
     ApiUnknownNameError,
 )
 from router_service._client_replies import (
@@ -55,6 +56,7 @@ __all__ = [
     "ApiNoExpertAvailable",
     "ApiNotFittedError",
     "ApiRoutingError",
+    "ApiStoreUnavailable",
     "ApiUnknownNameError",
     "AskOptions",
     "AsyncRouterClient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -40,6 +41,7 @@ from router_service.types import (
     Ask,
     Completion,
     CompletionFinished,
+    CompletionMemo,
     DecisionMade,
     Event,
     ExpertBatch,
@@ -80,6 +82,12 @@ class Engine:
         self.defaults = defaults
         self._annotator = annotator
         self._parts = EngineParts(recruiters, aggregators, defaults=defaults)
+
+    def remembering(self, memo: CompletionMemo) -> Engine:
+        """This engine, sharing all its parts, with a memo of completions: none that it keeps is asked for again."""
+        engine = copy.copy(self)
+        engine.runner = self.runner.remembering(memo)
+        return engine
 
     @property
     def recruiter_names(self) -> tuple[str, ...]:

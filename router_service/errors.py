@@ -12,6 +12,7 @@
     │   ├── ExpertUnavailable       expert_unavailable        503
     │   └── ExpertRefused           expert_refused            502
     ├── AggregationError            aggregation_error         502
+    ├── StoreUnavailable            store_unavailable         503
     └── NotFittedError              not_fitted                500
 
 A failure of one query is data (`RouteFailure` carries the code and the message); only a broken set-up raises.
@@ -36,6 +37,7 @@ __all__ = [
     "NotFittedError",
     "RouterError",
     "RoutingError",
+    "StoreUnavailable",
     "UnknownNameError",
     "nearest_name",
 ]
@@ -160,6 +162,13 @@ class AggregationError(RouterError):
 
     code = "aggregation_error"
     http_status = 502
+
+
+class StoreUnavailable(RouterError):
+    """Where jobs and their results are kept cannot be read or written now (not reached, disk full, damaged)."""
+
+    code = "store_unavailable"
+    http_status = 503
 
 
 class NotFittedError(RouterError):

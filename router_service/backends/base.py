@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from router_service.plugins import Registry
 from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
 
-__all__ = ["BACKENDS", "Backend"]
+__all__ = ["BACKENDS", "Backend", "Device", "DeviceLost", "Footprint", "ResidentBackend"]
 
 
 class Backend(ABC):
@@ -38,6 +39,80 @@ class Backend(ABC):
 
     async def aclose(self) -> None:  # noqa: B027  (most backends hold nothing)
         """Give back connections, processes and memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A place where models can be resident: a GPU (or a group of them), a node, this machine's processor.
+
+    `memory_gib` is what models may take there in all, None where nobody says; `max_models` how many may be there.
+    """
+
+    name: str
+    memory_gib: float | None = None
+    max_models: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What it takes to have an expert's model on a device; experts of one `model` share it there.
+
+    `load_s` and `wake_s` are estimates of reading it in and of waking it from sleep (None: it cannot sleep there);
+    `tokens_per_s` of all requests together. `turn` says what may run at the same time on one resident model: works of
+    one turn, at most `max_works` of them. `memory_gib` None is unknown, and then counts as a whole device.
+    """
+
+    model: str
+    turn: str
+    memory_gib: float | None = None
+    load_s: float = 10.0
+    wake_s: float | None = None
+    tokens_per_s: float = 100.0
+    max_works: int = 1
+
+
+class DeviceLost(Exception):
+    """A device is gone (its node died, its driver broke): what was not finished there is to be done elsewhere."""
+
+    def __init__(self, device: str, message: str) -> None:
+        super().__init__(message)
+        self.device = device
+        self.message = message
+
+
+class ResidentBackend(Backend):
+    """A backend whose models take memory on devices: the runner's scheduler says which is where, and when.
+
+    `complete` gets an `ExpertBatch` whose `device` holds the expert's model by then. It raises `DeviceLost` where the
+    device is gone; whatever else befalls a model (it crashed, it does not fit) is an `ExpertUnavailable` as usual, and
+    its next `load` begins anew.
+    """
+
+    is_batched: ClassVar[bool] = True
+
+    @abstractmethod
+    def devices(self) -> tuple[Device, ...]:
+        """Where this backend can hold models; asked when work comes, so that devices may come and go."""
+
+    @abstractmethod
+    def footprint(self, expert: Expert) -> Footprint:
+        """What the expert's model takes; better estimates may come with experience. Never blocks, loads nothing."""
+
+    @abstractmethod
+    async def load(self, expert: Expert, *, device: str) -> None:
+        """Have the expert's model resident and awake on the device; nothing to do where it is.
+
+        May run while another model works there (prefetch). Raises `ExpertUnavailable` where it cannot be loaded, and
+        `DeviceLost`; cancelling it leaves nothing half-loaded.
+        """
+
+    @abstractmethod
+    async def release(self, model: str, *, device: str, sleeps: bool = False) -> None:
+        """Give the model's memory on the device back, keeping it asleep where `sleeps` and the platform can.
+
+        Returns when the memory is free; nothing to do where the model is not there. Never raises for a model that
+        crashed.
+        """
 
 
 BACKENDS: Registry[Backend] = Registry("backend", "router_service.backends")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
 from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
 from router_service.errors import ExpertError, UnknownNameError
-from router_service.types import Budget, CompletionError, Expert, ExpertBatch
+from router_service.types import Budget, CompletionError, CompletionMemo, Expert, ExpertBatch
 
 __all__ = ["PanelReady", "Runner", "WaveEvent"]
 
@@ -41,6 +42,14 @@ class Runner:
         self._backends = backends
         self._settings = settings or DispatchConfig()
         self._tries = Tries(self._settings, clock=clock, sleep=sleep)
+        self._memo: CompletionMemo | None = None
+
+    def remembering(self, memo: CompletionMemo) -> Runner:
+        """This runner (its limits, turns and backends are shared) with a memo: a completion that it keeps is not
+        asked for again, and each one that succeeds is kept before anybody hears of it."""
+        runner = copy.copy(self)
+        runner._memo = memo
+        return runner
 
     def expert(self, expert_id: str) -> Expert:
         """The expert of that id; raises `UnknownNameError`."""
@@ -69,7 +78,7 @@ class Runner:
         backend that is not there, and `InvalidQuery` where one sample is asked for twice.
         """
         calls = self._calls(batches)
-        wave = Wave(calls, ledgers, settings=self._settings)
+        wave = Wave(calls, ledgers, settings=self._settings, memo=self._memo)
         tasks: list[asyncio.Task[None]] = []
         try:
             wave.open()

@@ -49,6 +49,9 @@ class Tries:
 
     async def work(self, call: Call, wave: Wave) -> None:
         """Bring every open completion of the call to an end, good or bad."""
+        await wave.recall(call)
+        if not call.open:
+            return
         batch = remaining(call.batch, call.open)
         for attempt in range(1, call.expert.limits.max_attempts + 1):
             failed = await self._try(call, batch, wave)
@@ -88,7 +91,7 @@ class Tries:
                 if isinstance(item, TokenDelta):
                     self._pass_on(call, item, this=this, wave=wave)
                 else:
-                    self._take(call, item, this=this, wave=wave)
+                    await self._take(call, item, this=this, wave=wave)
                 if this.expected and call.open.isdisjoint(this.expected):
                     return  # what is still to come was given up meanwhile: closing ends the upstream work
 
@@ -99,7 +102,7 @@ class Tries:
             call.streamed.add(delta.query_id)
             wave.delta(delta)
 
-    def _take(self, call: Call, completion: Completion, *, this: _Try, wave: Wave) -> None:
+    async def _take(self, call: Call, completion: Completion, *, this: _Try, wave: Wave) -> None:
         key = (completion.query_id, completion.expert_id, completion.sample)
         if key not in this.expected:
             return
@@ -113,7 +116,7 @@ class Tries:
         if completion.error is not None and completion.error.is_retryable:
             this.failed[key] = completion
         else:
-            wave.finish(completion)
+            await wave.keep_and_finish(call, completion)
 
     def _miss(self, call: Call, this: _Try, error: CompletionError | None) -> None:
         """What the call did not bring failed with its error, or because the backend left it out."""

@@ -10,6 +10,7 @@ from experts_registry.estimate import estimate_usage
 from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import Ledger
+from router_service.dispatch.memo import memo_keys
 from router_service.dispatch.planner import SampleKey, keys_of
 from router_service.dispatch.verdicts import CANCELLED, charge_of, failed_completion
 from router_service.errors import BudgetExceeded, ExpertTimeout, InvalidQuery
@@ -17,6 +18,7 @@ from router_service.types import (
     Assignment,
     Completion,
     CompletionError,
+    CompletionMemo,
     Expert,
     ExpertBatch,
     Query,
@@ -49,6 +51,7 @@ class Call:
     streamed: set[str] = field(default_factory=set)
     started: float | None = None
     task: asyncio.Task[None] | None = None
+    memo_keys: Mapping[SampleKey, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.open = set(keys_of(self.batch))
@@ -57,8 +60,16 @@ class Call:
 class Wave:
     """The state of one run. Everything here happens on one event loop, between two awaits; nothing needs a lock."""
 
-    def __init__(self, calls: Sequence[Call], ledgers: Mapping[str, Ledger], *, settings: DispatchConfig) -> None:
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        ledgers: Mapping[str, Ledger],
+        *,
+        settings: DispatchConfig,
+        memo: CompletionMemo | None = None,
+    ) -> None:
         self._settings = settings
+        self._memo = memo
         self._events: asyncio.Queue[WaveEvent | BaseException] = asyncio.Queue()
         self._calls: dict[SampleKey, Call] = {}
         self._bills: dict[SampleKey, _Bill] = {}
@@ -131,6 +142,33 @@ class Wave:
         self._calls[key].open.discard(key)
         self._events.put_nowait(completion)
         self._look_at(panel)
+
+    async def recall(self, call: Call) -> None:
+        """Finish what the memo keeps of a call; a memo that cannot be read ends the run."""
+        if self._memo is None or not call.open:
+            return
+        call.memo_keys = memo_keys(call.expert, call.batch)
+        names = {key: name for key, name in call.memo_keys.items() if key in call.open}
+        try:
+            kept = await self._memo.recall(list(names.values()))
+        except Exception as lost:
+            self.fail(lost)
+            return
+        for (query_id, expert_id, sample), name in names.items():
+            if name in kept:
+                self.finish(replace(kept[name], query_id=query_id, expert_id=expert_id, sample=sample))
+
+    async def keep_and_finish(self, call: Call, completion: Completion) -> None:
+        """Take what an expert said; where there is a memo, nobody hears of a success before it is kept there. A memo
+        that cannot be written ends the run: what nobody keeps would be paid for twice."""
+        key = (completion.query_id, completion.expert_id, completion.sample)
+        if self._memo is not None and completion.succeeded and key in call.open:
+            try:
+                await self._memo.keep(call.memo_keys[key], completion)
+            except Exception as lost:
+                self.fail(lost)
+                return
+        self.finish(completion)
 
     def remaining_s(self, query_id: str) -> float | None:
         """Seconds to the query's deadline; None where it has none."""
