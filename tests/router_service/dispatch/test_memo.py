@@ -28,7 +28,7 @@ from tests.router_service.dispatch.fakes import BatchedBackend, ScriptedBackend
 EXPERT = Expert(id="ada", model="m", backend="scripted")
 BATCH = ExpertBatch(
     expert_id="ada",
-    assignments=tuple(Assignment(query=user_query(f"what is {n}?", id=f"q{n}"), samples=2, seed=n) for n in range(3)),
+    assignments=tuple(Assignment(query=user_query(f"q{n}", f"what is {n}?"), samples=2, seed=n) for n in range(3)),
 )
 
 
