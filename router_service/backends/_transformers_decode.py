@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from router_service.backends._text_requests import is_greedy
 from router_service.types import Assignment, Sampling
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Row:
     @property
     def is_greedy(self) -> bool:
         """True where the most probable token is always taken."""
-        return not self.sampling.temperature or self.sampling.temperature <= 0
+        return is_greedy(self.sampling)
 
     @property
     def is_plain(self) -> bool:

@@ -1,4 +1,4 @@
-"""Checks, without loading anything, that the weights an expert of the embedded engine names are there and fit."""
+"""Checks, without loading anything, that the weights an expert names are there and fit: for engines that read them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from router_service.types import Expert
 
 __all__ = [
     "BUILTIN_BASE",
-    "TransformersOptions",
+    "WeightsOptions",
+    "adapter_rank",
     "base_reference",
     "check_adapter",
     "check_files",
     "find_base",
+    "read_json",
 ]
 
 BUILTIN_BASE: Final = "builtin:smollm2-135m-instruct"
@@ -39,8 +41,8 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformersOptions:
-    """What a pool entry may say in `options` for this backend.
+class WeightsOptions:
+    """What a pool entry may say in `options` about its weights.
 
     `allows_download` lets the Hugging Face hub be asked for files; `accepts_base` is the name of another base model
     that the adapter's configuration may give without being refused.
@@ -64,18 +66,19 @@ def check_files(expert: Expert) -> None:
                 f"expert {expert.id!r} needs the package {package!r}, which is missing; "
                 'install it with: pip install "enlist[local]"'
             )
-    read_options(expert, TransformersOptions)
-    folder = find_base(expert, downloads=False)
+    options = read_options(expert, WeightsOptions)
+    folder = find_base(expert, options=options, downloads=False)
     if expert.adapter:
-        check_adapter(expert, base=folder)
+        check_adapter(expert, base=folder, options=options)
 
 
-def find_base(expert: Expert, *, downloads: bool = True) -> Path | None:
+def find_base(expert: Expert, *, options: WeightsOptions | None = None, downloads: bool = True) -> Path | None:
     """The folder of the base model of `expert`.
 
     A reference is `builtin:smollm2-135m-instruct`, a folder, or a model id of the Hugging Face hub; the hub is asked
     for files only where the expert's option `allows_download` is true and `downloads` is, otherwise its local cache
-    has to hold them. None where they would have to be downloaded first. Raises `ConfigError` where nothing is found.
+    has to hold them. None where they would have to be downloaded first. `options` are the expert's, where its backend
+    read them already. Raises `ConfigError` where nothing is found.
     """
     reference = base_reference(expert)
     if reference == BUILTIN_BASE:
@@ -87,18 +90,18 @@ def find_base(expert: Expert, *, downloads: bool = True) -> Path | None:
     if Path(reference).is_dir():
         return _checked_folder(expert, Path(reference))
     if _HUB_ID.fullmatch(reference):
-        return _hub_folder(expert, reference, downloads=downloads)
+        options = read_options(expert, WeightsOptions) if options is None else options
+        return _hub_folder(expert, reference, is_allowed=options.allows_download, downloads=downloads)
     raise ConfigError(
         f"expert {expert.id!r}: the model folder {reference!r} does not exist; "
         f"give a folder, a hub id (owner/name) or {BUILTIN_BASE!r}"
     )
 
 
-def _hub_folder(expert: Expert, reference: str, *, downloads: bool) -> Path | None:
+def _hub_folder(expert: Expert, reference: str, *, is_allowed: bool, downloads: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    is_allowed = read_options(expert, TransformersOptions).allows_download
     try:
         found = snapshot_download(
             reference, local_files_only=not (is_allowed and downloads), allow_patterns=list(_DOWNLOADED)
@@ -123,7 +126,7 @@ def _checked_folder(expert: Expert, folder: Path) -> Path:
     return folder
 
 
-def check_adapter(expert: Expert, *, base: Path | None) -> None:
+def check_adapter(expert: Expert, *, base: Path | None, options: WeightsOptions) -> None:
     """Raise `ConfigError` where the adapter's files are missing, broken, or do not fit the base in folder `base`.
 
     Only the configuration and the header of the safetensors file are read. An adapter may hold nothing but the two
@@ -135,7 +138,7 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
             raise ConfigError(
                 f"expert {expert.id!r}: {folder / name} is missing; {_TRAIN}, or correct the expert's `adapter`"
             )
-    config = _read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     if str(config.get("peft_type", "")).upper() != "LORA":
         raise ConfigError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA adapters can share a base")
     shapes = _tensor_shapes(folder / _ADAPTER_WEIGHTS)
@@ -143,8 +146,15 @@ def check_adapter(expert: Expert, *, base: Path | None) -> None:
     _check_targets(folder, config.get("target_modules"), shapes)
     if base is not None:
         named = str(config.get("base_model_name_or_path") or "")
-        _check_base_name(expert, folder, named=named, base=base)
+        _check_base_name(expert, folder, named=named, base=base, accepts=options.accepts_base)
         _check_base_shapes(expert, folder, shapes=shapes, base=base)
+
+
+def adapter_rank(folder: Path) -> int:
+    """The largest rank of an adapter's matrices, by its configuration."""
+    config = read_json(folder / "adapter_config.json")
+    ranks: list[int] = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
+    return max(ranks)
 
 
 def _check_ranks(folder: Path, *, config: Mapping[str, Any], shapes: Shapes) -> None:
@@ -178,14 +188,14 @@ def _check_targets(folder: Path, targets: object, shapes: Shapes) -> None:
             )
 
 
-def _check_base_name(expert: Expert, folder: Path, *, named: str, base: Path) -> None:
+def _check_base_name(expert: Expert, folder: Path, *, named: str, base: Path, accepts: str) -> None:
     reference = base_reference(expert)
     own = {
         reference.removeprefix("builtin:"),
         base.name,
-        str(_read_json(base / "config.json").get("_name_or_path", "")),
+        str(read_json(base / "config.json").get("_name_or_path", "")),
     }
-    accepted = {_last_part(name) for name in (*own, read_options(expert, TransformersOptions).accepts_base)}
+    accepted = {_last_part(name) for name in (*own, accepts)}
     if named and _last_part(named) not in accepted:
         raise ConfigError(
             f"expert {expert.id!r}: the adapter {folder} was trained on {named!r}, not on {reference!r}; correct "
@@ -220,7 +230,8 @@ def _module(key: str) -> str:
     return matched["module"] if matched else key
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `ConfigError` where there is none."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

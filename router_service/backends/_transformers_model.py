@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router_service.backends._text_requests import turns_of
 from router_service.errors import ConfigError
 from router_service.types import Message
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["ResidentBase", "pick_device"]
-
-_ROLES = {"developer": "system"}
 
 
 def pick_device(device: str) -> str:
@@ -68,12 +67,7 @@ class ResidentBase:
 
     def encode(self, messages: Sequence[Message], *, persona: str | None) -> tuple[int, ...]:
         """Token ids of the conversation, ready for the assistant's turn; the persona is put first, as system text."""
-        turns = [{"role": _ROLES.get(m.role, m.role), "content": m.text} for m in messages]
-        if persona:
-            if turns and turns[0]["role"] == "system":
-                turns[0] = {"role": "system", "content": f"{persona}\n\n{turns[0]['content']}"}
-            else:
-                turns.insert(0, {"role": "system", "content": persona})
+        turns = turns_of(messages, persona=persona)
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 

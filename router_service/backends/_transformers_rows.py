@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from experts_registry.estimate import max_output_tokens
+from router_service.backends._text_requests import (
+    require_text_alone,
+    sample_groups,
+    template_refusal,
+    window_refusal,
+)
 from router_service.backends._transformers_decode import Row
 from router_service.backends._transformers_model import ResidentBase
-from router_service.errors import ExpertRefused
-from router_service.types import Assignment, Completion, CompletionError, Expert, Query, Usage, stable_seed
+from router_service.types import Assignment, Completion, Expert, Usage, stable_seed
 
-__all__ = ["completions_of", "refusals_of", "rows_of"]
-
-_TOOLS = "leave them out, or ask an expert behind a server (backend openai or litellm)"
+__all__ = ["completions_of", "rows_of"]
 
 
 def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[Row]:
@@ -23,12 +26,10 @@ def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[
     template does not take, more tokens than its window).
     """
     query = assignment.query
-    _require_text_alone(expert, query)
+    require_text_alone(expert, query)
     prompt = _prompt(expert, assignment, base)
     sampling = query.sampling.over(expert.sampling)
     limit = min(max_output_tokens(expert, query), _room(expert, base, n_prompt=len(prompt)))
-    samples = tuple(range(assignment.first_sample, assignment.first_sample + assignment.samples))
-    is_greedy = not sampling.temperature or sampling.temperature <= 0
     return [
         Row(
             assignment=assignment,
@@ -38,7 +39,7 @@ def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[
             limit=limit,
             seed=stable_seed(assignment.seed, group[0]),
         )
-        for group in ([samples] if is_greedy else [(sample,) for sample in samples])
+        for group in sample_groups(assignment, sampling)
     ]
 
 
@@ -48,23 +49,7 @@ def _prompt(expert: Expert, assignment: Assignment, base: ResidentBase) -> tuple
     try:
         return base.encode(assignment.query.messages, persona=expert.persona)
     except TemplateError as error:
-        roles = ", ".join(message.role for message in assignment.query.messages)
-        raise _refusal(
-            expert, f"has a chat template that does not take a conversation of the roles {roles} ({error})"
-        ) from error
-
-
-def _require_text_alone(expert: Expert, query: Query) -> None:
-    """Refuse what would be left out of the prompt: images, audio, tools, and calls of tools earlier on."""
-    unserved = query.modalities - {"text"}
-    if unserved:
-        raise _refusal(expert, f"reads text only, and the query holds {', '.join(sorted(unserved))}")
-    offers_tools = bool(query.tools) and query.tool_choice != "none"
-    if offers_tools or query.tool_choice not in (None, "none", "auto"):
-        what = "tools" if query.tools else f"tool_choice {query.tool_choice!r}"
-        raise _refusal(expert, f"runs in the embedded engine, which calls no tools, and the query has {what}; {_TOOLS}")
-    if any(message.tool_calls for message in query.messages):
-        raise _refusal(expert, f"runs in the embedded engine, which reads no tool_calls in messages; {_TOOLS}")
+        raise template_refusal(expert, assignment.query, error) from error
 
 
 def _room(expert: Expert, base: ResidentBase, *, n_prompt: int) -> int:
@@ -72,29 +57,8 @@ def _room(expert: Expert, base: ResidentBase, *, n_prompt: int) -> int:
     known = [tokens for tokens in (expert.context_window, base.window_tokens) if tokens]
     window = min(known, default=1 << 30)
     if n_prompt >= window:
-        raise _refusal(
-            expert,
-            f"has a context window of {window} tokens, and the query has {n_prompt} (with persona and chat "
-            "template), which leaves no token to answer; shorten it, or allow an expert with a larger context_window",
-        )
+        raise window_refusal(expert, window=window, n_prompt=n_prompt)
     return window - n_prompt
-
-
-def _refusal(expert: Expert, reason: str) -> ExpertRefused:
-    return ExpertRefused(f"expert {expert.id!r} {reason}", expert_id=expert.id)
-
-
-def refusals_of(assignment: Assignment, refused: ExpertRefused) -> Iterator[Completion]:
-    """One failed completion per sample of an assignment that cannot be served."""
-    error = CompletionError(code=refused.code, message=refused.message, is_retryable=refused.retryable)
-    for sample in range(assignment.first_sample, assignment.first_sample + assignment.samples):
-        yield Completion(
-            query_id=assignment.query.id,
-            expert_id=refused.expert_id,
-            sample=sample,
-            error=error,
-            usage=Usage(completions=1),
-        )
 
 
 def completions_of(row: Row, *, expert_id: str, latency_s: float) -> Sequence[Completion]:

@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from router_service.backends._text_requests import refusals_of
 from router_service.backends._transformers_decode import Row, decode, micro_batches
 from router_service.backends._transformers_files import base_reference, check_files, find_base
 from router_service.backends._transformers_model import ResidentBase, pick_device
-from router_service.backends._transformers_rows import completions_of, refusals_of, rows_of
+from router_service.backends._transformers_rows import completions_of, rows_of
 from router_service.backends.base import BACKENDS, Backend
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable, RouterError
 from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
