@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Sequence
 
 from router_service.backends.base import Device
-from router_service.dispatch._schedule_place import Place, Residency, Stage
-from router_service.dispatch._schedule_queue import Queue, Ticket
+from router_service.dispatch._schedule_board import Board
+from router_service.dispatch._schedule_place import Place, Stage
+from router_service.dispatch._schedule_placing import find_homes, take_over
+from router_service.dispatch._schedule_turns import Turn
 from router_service.dispatch._schedule_types import Action, Load, Release, SchedulerSettings, Start, Work
 
 __all__ = ["Action", "Load", "Release", "Schedule", "SchedulerSettings", "Start", "Work"]
@@ -21,12 +24,8 @@ class Schedule:
 
     def __init__(self, devices: Sequence[Device], settings: SchedulerSettings | None = None) -> None:
         """`devices` in order of preference; a name twice is a `ValueError`."""
-        self._settings = settings or SchedulerSettings()
-        self._places: dict[str, Place] = {}
-        self._queues: dict[str, Queue] = {}
-        self._tickets: dict[str, Ticket] = {}
-        self._running: dict[str, tuple[Place, Work]] = {}
-        self._numbers = 0
+        self._board = Board(settings or SchedulerSettings())
+        self._windows: list[float] = []
         for device in devices:
             self.added(device, now=0.0)
 
@@ -36,44 +35,50 @@ class Schedule:
         Returns the ids of those that no device can hold, even empty: they do not wait, and are the caller's to fail.
         An id that waits or runs already is a `ValueError`. Of one model's works the latest footprint counts.
         """
+        board = self._board
         refused = []
         for work in works:
-            if work.id in self._tickets or work.id in self._running:
+            if work.id in board.tickets or work.id in board.running:
                 raise ValueError(f"work {work.id!r} was submitted already; give each work an id of its own")
-            if any(self._possible(work)):
-                self._wait(work)
-            else:
+            if not board.possible(work):
                 refused.append(work.id)
+                continue
+            board.wait(work)
+            if board.settings.window_s > 0:
+                heapq.heappush(self._windows, work.arrived_s + board.settings.window_s)
         return refused
 
     def withdraw(self, work_id: str, *, now: float) -> None:
         """A waiting work that nobody wants any more; one that runs is `finished` instead. Unknown ids are ignored."""
-        ticket = self._tickets.pop(work_id, None)
+        ticket = self._board.tickets.get(work_id)
         if ticket is not None:
-            self._drop(ticket)
+            self._board.drop(ticket)
 
     def actions(self, now: float) -> list[Action]:
         """What is to be begun now, in order; each is handed out once and counts as begun from then on."""
+        board = self._board
+        find_homes(board, now)
         found: list[Action] = []
-        for place in self._places.values():
-            found += self._starts(place)
-            found += self._changes(place, now)
+        for place in board.places.values():
+            found += Turn(board, place, now).starts()
+        for place in board.places.values():
+            if take_over(board, place, now):
+                found += Turn(board, place, now).starts()
+            found += Turn(board, place, now).changes()
         return found
 
     def next_check_s(self, now: float) -> float | None:
-        """In how many seconds from now `actions` may have something new though nothing was reported; None where only
-        a report can. Never negative; asked after `actions(now)`."""
-        waits = [
-            ticket.work.arrived_s + self._settings.window_s - now
-            for ticket in (queue.first() for queue in self._queues.values())
-            if ticket is not None
-        ]
-        return min((wait for wait in waits if wait > 0), default=None)
+        """In how many seconds from now `actions` may have something new though nothing was reported (a window ends);
+        None where only a report can. Positive; asked after `actions(now)`."""
+        while self._windows and self._windows[0] <= now:
+            heapq.heappop(self._windows)
+        return self._windows[0] - now if self._windows and self._board.queues else None
 
     def loaded(self, device: str, model: str, *, now: float) -> None:
         """A `Load` is done."""
-        place = self._places[device]
+        place = self._board.places[device]
         place.there[model].stage = Stage.READY
+        place.there[model].used_s = now
         place.asleep.pop(model, None)
 
     def load_failed(self, device: str, model: str, *, now: float) -> list[str]:
@@ -82,25 +87,27 @@ class Schedule:
 
         The model is not loaded on this device again while works wait for it; once none waits it may be tried anew.
         """
-        place = self._places[device]
-        place.there.pop(model, None)
-        place.asleep.pop(model, None)
-        place.barred.add(model)
-        return self._stranded(model)
+        place = self._board.places[device]
+        if model in self._board.queues:
+            place.barred.add(model)
+        self._gone(place, model)
+        if model in self._board.queues:
+            self._board.leave(model, place)
+        return self._board.stranded(model)
 
     def released(self, device: str, model: str, *, now: float) -> None:
         """A `Release` is done; the memory counts as free from now on."""
-        place = self._places[device]
+        place = self._board.places[device]
         residency = place.there.pop(model)
         if residency.sleeps:
             place.asleep[model] = residency.footprint
 
     def finished(self, work_id: str, *, now: float) -> None:
         """A started work ended, well or badly. One that waits again after its device was lost waits no more."""
-        if work_id in self._tickets:
+        if work_id in self._board.tickets:
             self.withdraw(work_id, now=now)
             return
-        place, work = self._running.pop(work_id)
+        place, work = self._board.running.pop(work_id)
         residency = place.there.get(work.footprint.model)
         if residency is not None:
             residency.running.pop(work_id, None)
@@ -108,113 +115,34 @@ class Schedule:
     def crashed(self, device: str, model: str, *, now: float) -> None:
         """A resident or sleeping model is gone from its device by itself; its started works are reported as
         `finished`."""
-        place = self._places[device]
-        place.there.pop(model, None)
-        place.asleep.pop(model, None)
+        self._gone(self._board.places[device], model)
 
     def lost(self, device: str, *, now: float) -> list[str]:
         """A device is gone with all on it. Its started works wait again (at the front, once each); returns those that
         no device is left for, withdrawn here. An unknown device is ignored."""
-        place = self._places.pop(device, None)
+        board = self._board
+        place = board.places.pop(device, None)
         if place is None:
             return []
-        for work_id, (where, work) in list(self._running.items()):
+        for model in list(board.queues):
+            board.leave(model, place)
+        for work_id, (where, work) in list(board.running.items()):
             if where is place:
-                del self._running[work_id]
-                self._wait(work, is_front=True)
-        return [work_id for model in list(self._queues) for work_id in self._stranded(model)]
+                del board.running[work_id]
+                board.wait(work, is_front=True)
+        return [work_id for model in list(board.queues) for work_id in board.stranded(model)]
 
     def added(self, device: Device, *, now: float) -> None:
         """A further device, also one that was lost and is back, empty."""
-        if device.name in self._places:
+        if device.name in self._board.places:
             raise ValueError(f"device {device.name!r} is there already; give each device a name of its own")
-        self._places[device.name] = Place(device)
+        self._board.places[device.name] = Place(device)
+        self._board.version += 1
 
-    def _wait(self, work: Work, *, is_front: bool = False) -> None:
-        self._numbers += 1
-        ticket = Ticket(work, self._numbers, is_front=is_front)
-        self._tickets[work.id] = ticket
-        self._queues.setdefault(work.footprint.model, Queue()).push(ticket)
-
-    def _drop(self, ticket: Ticket) -> None:
-        model = ticket.work.footprint.model
-        queue = self._queues[model]
-        queue.drop(ticket)
-        if not queue.count:
-            del self._queues[model]
-            for place in self._places.values():
-                place.barred.discard(model)
-
-    def _possible(self, work: Work) -> Iterator[Place]:
-        model = work.footprint.model
-        return (p for p in self._places.values() if model not in p.barred and p.holds(work.footprint))
-
-    def _stranded(self, model: str) -> list[str]:
-        queue = self._queues.get(model)
-        stranded = [t for t in queue.tickets() if not any(self._possible(t.work))] if queue else []
-        for ticket in stranded:
-            self.withdraw(ticket.work.id, now=0.0)
-        return [ticket.work.id for ticket in stranded]
-
-    def _starts(self, place: Place) -> list[Action]:
-        model = place.computing or next((m for m in place.there if m in self._queues and place.is_ready(m)), None)
-        if model is None or not place.is_ready(model):
-            return []
-        residency = place.there[model]
-        found: list[Action] = []
-        while model in self._queues:
-            queue = self._queues[model]
-            ticket = queue.first(residency.turn if residency.running else None)
-            if ticket is None or len(residency.running) >= ticket.work.footprint.max_works:
-                break
-            work = ticket.work
-            del self._tickets[work.id]
-            self._drop(ticket)
-            residency.turn = work.footprint.turn
-            residency.running[work.id] = work
-            self._running[work.id] = (place, work)
-            found.append(Start(device=place.device.name, work_id=work.id))
-        return found
-
-    def _changes(self, place: Place, now: float) -> list[Action]:
-        is_busy = place.computing is not None
-        if place.loading or (is_busy and not self._settings.prefetches):
-            return []
-        if any(r.stage is Stage.LEAVING for r in place.there.values()):
-            return []
-        ticket = self._next(place, now)
-        if ticket is None:
-            return []
-        footprint = ticket.work.footprint
-        name, model = place.device.name, footprint.model
-        if place.has_room(footprint):
-            wakes = model in place.asleep
-            place.there[model] = Residency(footprint)
-            return [Load(device=name, model=model, work_id=ticket.work.id, wakes=wakes)]
-        leaving = []
-        gone: set[str] = set()
-        for other, residency in place.there.items():
-            if residency.running or other in self._queues:
-                continue
-            leaving.append((other, residency))
-            gone.add(other)
-            if place.has_room(footprint, without=frozenset(gone)):
-                break
-        else:
-            return []
-        for _, residency in leaving:
-            residency.stage = Stage.LEAVING
-            residency.sleeps = residency.footprint.wake_s is not None
-        return [Release(device=name, model=other, sleeps=r.sleeps) for other, r in leaving]
-
-    def _next(self, place: Place, now: float) -> Ticket | None:
-        """The oldest work for a model that is nowhere yet."""
-        tickets = []
-        for model, queue in self._queues.items():
-            ticket = queue.first()
-            if ticket is None or ticket.work.arrived_s + self._settings.window_s > now or model in place.barred:
-                continue
-            if any(model in other.there for other in self._places.values()) or not place.holds(queue.footprint):
-                continue
-            tickets.append(ticket)
-        return min(tickets, default=None)
+    def _gone(self, place: Place, model: str) -> None:
+        """The model is on the device no more; its waiting works go to the agenda, for a load."""
+        self._board.version += 1
+        place.there.pop(model, None)
+        place.asleep.pop(model, None)
+        if place.visiting == model:
+            self._board.end_visit(place)
