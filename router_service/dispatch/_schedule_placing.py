@@ -164,6 +164,5 @@ class _Offers:
             left_s = self.end_s - share_s - self.victim.cost_s(queue.footprint)
             yield max(left_s, begins_s + share_s), model, True
         if load_s == 0 or board.settings.replicates:
-            part_s = min(share_s, (self.end_s - begins_s) / 2)
-            if part_s >= effective_s(queue.first().work) / 2:
-                yield max(self.end_s - part_s, begins_s + part_s), model, False
+            part_s = max(effective_s(queue.first().work), min(share_s, (self.end_s - begins_s) / 2))
+            yield max(self.end_s - part_s, begins_s + part_s), model, False

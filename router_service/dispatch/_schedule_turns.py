@@ -25,7 +25,7 @@ class Turn:
         found = list(self._starts_of_visit())
         if found or self.place.computing is not None:
             return found
-        model = next((model for model in self._senior() if self.place.is_ready(model)), None)
+        model = self._next_ready()
         if model is None:
             return found
         self.board.end_visit(self.place)
@@ -39,15 +39,27 @@ class Turn:
             return []
         if place.computing is not None and not self.board.settings.prefetches:
             return []
+        sooner: set[str] = set()
         for model in self._senior():
-            if place.is_ready(model) or self.board.window_ends_s(model) > self.now:
-                continue
-            if place.has_room(self.board.queues[model].footprint):
-                return [self._load(model)]
-            leaving = self._room_for(model)
-            if leaving:
-                return [self._release(other) for other in leaving]
+            if not place.is_ready(model) and self.board.window_ends_s(model) <= self.now:
+                if place.has_room(self.board.queues[model].footprint):
+                    return [self._load(model)]
+                leaving = self._room_for(model, sooner)
+                if leaving:
+                    return [self._release(other) for other in leaving]
+            sooner.add(model)
         return []
+
+    def _next_ready(self) -> str | None:
+        """Whose turn comes of those that are there: the first of the agenda that may, or where nothing is left to load
+        the one with the oldest work."""
+        eldest = self.board.eldest(self.place)
+        if eldest is not None and self._are_all_ready():
+            return eldest.work.footprint.model
+        return next((model for model in self._senior() if self.place.is_ready(model)), None)
+
+    def _are_all_ready(self) -> bool:
+        return all(self.place.is_ready(model) for _, model in self.place.order)
 
     def _starts_of_visit(self) -> Iterator[Action]:
         model = self.place.visiting
@@ -92,7 +104,7 @@ class Turn:
         eldest = self.board.eldest(self.place)
         if eldest is None or ticket.is_no_younger_than(eldest):
             return True
-        if all(self.place.is_ready(model) for _, model in self.place.order):
+        if self._are_all_ready():
             return False
         begun_s = max(self.place.visit_began_s, eldest.work.arrived_s)
         return self.now < begun_s + self.board.settings.turn_cap * eldest.work.footprint.load_s
@@ -140,15 +152,15 @@ class Turn:
             self.board.end_visit(self.place)
         return Release(device=self.place.device.name, model=model, sleeps=residency.sleeps)
 
-    def _room_for(self, wanted: str) -> list[str]:
+    def _room_for(self, wanted: str, sooner: set[str]) -> list[str]:
         """The models to release for the wanted one, fewest and least soon used (Belady 1966: whose next use is
-        farthest); none where no release makes room. Never one that runs or is used sooner."""
+        farthest); none where no release makes room. Never one that runs, or is used `sooner`."""
         place, footprint = self.place, self.board.queues[wanted].footprint
         last = 1 << 62
         free: list[tuple[int, float, str]] = []
         for model, residency in place.there.items():
             next_use = place.ranks.get(model, last)
-            if not residency.running and next_use > place.ranks[wanted] and residency.stage is Stage.READY:
+            if not residency.running and model not in sooner and residency.stage is Stage.READY:
                 free.append((-next_use, residency.used_s, model))
         leaving: list[str] = []
         for _, _, model in sorted(free, key=lambda found: found[:2]):
