@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,7 @@ from router_service.errors import ConfigError, nearest_name
 from router_service.types import MAX_K
 
 __all__ = [
+    "ClusterConfig",
     "DispatchConfig",
     "EngineConfig",
     "PartConfig",
@@ -83,6 +84,30 @@ class DispatchConfig(StrictModel):
     """Deadline in seconds of a query whose budget has none; unset is no limit."""
 
 
+class ClusterConfig(StrictModel):
+    """Many machines: how a Ray cluster is reached, and which devices its nodes offer. No answer depends on it."""
+
+    address: str = "auto"
+    """`auto` (the cluster that runs here, or RAY_ADDRESS), `host:port`, `ray://host:port`, or `local` for a new one on
+    this machine."""
+    backends: tuple[str, ...] | None = None
+    """Backends whose experts run on the cluster; unset takes those that hold models themselves. All others are called
+    from here."""
+    devices: Literal["auto", "gpu", "cpu"] = "auto"
+    """What models are placed on: GPUs, or nodes as a whole; `auto` takes GPUs where any node has one."""
+    gpus_per_device: int = Field(default=1, ge=1)
+    """GPUs of one node that make one device together; more than 1 for models that run tensor-parallel."""
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    """GiB that models may take of each GPU; unset asks each node."""
+    cpu_devices_per_node: int = Field(default=1, ge=1)
+    """Devices of a node without GPUs: so many models compute there at once, each in a process of its own."""
+    silence_s: float = Field(default=30.0, gt=0)
+    """A device that does not answer for so many seconds is given up for lost, though its node may still count as
+    alive."""
+    annotate_from: int | None = Field(default=None, ge=1)
+    """Queries from which on a window is annotated on the cluster, where the annotator can be; unset never does."""
+
+
 class EngineConfig(StrictModel):
     """What an engine is made of. `enlist serve --config FILE` and the SDK's `build_engine` read this."""
 
@@ -105,6 +130,8 @@ class EngineConfig(StrictModel):
     """Seed of everything random; one seed, one result."""
     dispatch: DispatchConfig = DispatchConfig()
     """How experts are worked: quorum, grace and retries."""
+    cluster: ClusterConfig | None = None
+    """Run experts that hold models on a Ray cluster; unset runs them here. `enlist batch --engine ray` sets it."""
 
 
 def is_secret_key(key: str) -> bool:

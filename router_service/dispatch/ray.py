@@ -1,0 +1,256 @@
+"""Many machines: a backend whose models are held by processes on a cluster's nodes, one process for each device."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+
+from router_service import errors
+from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
+from router_service.config import ClusterConfig
+from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
+from router_service.dispatch._ray_host import CompleteJob, Job, LoadJob, MakeBackend, ReleaseJob, Report
+from router_service.dispatch._ray_places import Place, places_on, uses_gpus
+from router_service.dispatch._ray_plain import as_resident
+from router_service.errors import ExpertError, ExpertUnavailable
+from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
+
+__all__ = ["RayBackend"]
+
+_log = logging.getLogger(__name__)
+
+_WAIT_S = 10.0
+"""How long a host holds a question for news open."""
+_REJOIN_S = 60.0
+"""A device that was given up, of a node that still counts as alive, is offered again after this time."""
+
+_FAILURES = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ExpertError)
+}
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A device with its host, and the models that were loaded there."""
+
+    place: Place
+    host: Host
+    models: set[str] = field(default_factory=set)
+
+
+class RayBackend(ResidentBackend):
+    """Runs another backend on the devices of a cluster.
+
+    A device is a GPU (or a group of them) or a node without one. Whatever is loaded there first starts a host: an
+    actor that claims the device from Ray and holds the wrapped backend, which works there as it would on a machine of
+    its own, several models at once, asleep ones included. Where models go is the scheduler's to say. A host that dies
+    alone is an `ExpertUnavailable` for what ran on it, a node that dies a `DeviceLost`.
+    """
+
+    def __init__(
+        self,
+        make: MakeBackend,
+        *,
+        cluster: Cluster,
+        settings: ClusterConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause_s: float = 0.2,
+    ) -> None:
+        """`make` makes the wrapped backend, here for its checks and footprints and on every node that it runs on.
+        A host that does not answer is asked again after `pause_s`."""
+        self._make = make
+        self._cluster = cluster
+        self._settings = settings or ClusterConfig()
+        self._clock = clock
+        self._pause_s = pause_s
+        self._template = as_resident(make)
+        self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
+        self._gpus = False
+        self._places: dict[str, Place] = {}
+        self._held: dict[str, _Held] = {}
+        self._given_up: dict[str, float] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._jobs = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
+
+    # --- what the scheduler asks ------------------------------------------------------------------------------------
+
+    def devices(self) -> tuple[Device, ...]:
+        """What the cluster offers now, without what was given up for lost. Where GPUs were seen once, only GPUs count:
+        a model that needs one must not land beside it."""
+        nodes = self._cluster.nodes()
+        self._gpus = self._gpus or uses_gpus(nodes, self._settings)
+        places = {place.device.name: place for place in places_on(nodes, self._settings, gpus=self._gpus)}
+        for name in [name for name, since in self._given_up.items() if self._clock() - since > _REJOIN_S]:
+            del self._given_up[name]
+        self._places = {name: place for name, place in places.items() if name not in self._given_up}
+        return tuple(place.device for place in self._places.values())
+
+    def footprint(self, expert: Expert) -> Footprint:
+        """What the wrapped backend says."""
+        return self._template.footprint(expert)
+
+    def check(self, expert: Expert) -> None:
+        """What the wrapped backend says here; files and packages are to be the same on every node."""
+        self._template.check(expert)
+
+    async def load(self, expert: Expert, *, device: str) -> None:
+        """See `ResidentBackend.load`; the first load on a device starts its host."""
+        held = await self._host_for(expert, device)
+        await self._do(held, LoadJob(expert=expert), owner=expert.id)
+        held.models.add(self.footprint(expert).model)
+
+    async def release(self, model: str, *, device: str, sleeps: bool = False) -> None:
+        """See `ResidentBackend.release`; a host stays for the next model."""
+        held = self._held.get(device)
+        if held is None or model not in held.models:
+            return
+        held.models.discard(model)
+        with suppress(ExpertError, DeviceLost):  # a host that is gone holds nothing any more
+            await self._do(held, ReleaseJob(model=model, sleeps=sleeps), owner=model)
+
+    async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Completion | TokenDelta, None]:
+        """See `Backend.complete`. Where the host died meanwhile, the model is loaded into a new one first."""
+        if batch.device is None:
+            raise ExpertUnavailable(
+                f"expert {expert.id!r} runs on a cluster, and its batch names no device of it",
+                expert_id=expert.id,
+                retryable=False,
+            )
+        held = await self._with_model(expert, batch.device)
+        job = CompleteJob(expert=expert, batch=batch)
+        async with aclosing(self._pieces(held, job, owner=expert.id)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def aclose(self) -> None:
+        """End all hosts, and with them what they hold."""
+        everybody = list(self._held.values())
+        self._held.clear()
+        await asyncio.gather(*(_close(held.host) for held in everybody))
+        await self._template.aclose()
+
+    # --- hosts ------------------------------------------------------------------------------------------------------
+
+    async def _host_for(self, expert: Expert, device: str) -> _Held:
+        async with self._locks.setdefault(device, asyncio.Lock()):
+            if device in self._held:
+                return self._held[device]
+            place = self._places.get(device)
+            if place is None:
+                raise self._lost(device, "it is not among the cluster's devices any more")
+            try:
+                host = await self._cluster.start(place, self._make)
+            except HostGone as gone:
+                raise self._lost(device, str(gone)) from None
+            except HostFailed as failed:
+                raise ExpertUnavailable(
+                    f"expert {expert.id!r}: nothing could be started on {device}: {failed}",
+                    expert_id=expert.id,
+                    retryable=False,
+                ) from None
+            self._held[device] = held = _Held(place, host)
+            return held
+
+    async def _with_model(self, expert: Expert, device: str) -> _Held:
+        """The device's host with the expert's model, loaded anew where the host died while nobody looked."""
+        held = self._held.get(device)
+        if held is not None and self.footprint(expert).model in held.models:
+            with suppress(ExpertUnavailable):
+                await self._call(held, expert.id, "facts")
+                return held
+        await self.load(expert, device=device)
+        return self._held[device]
+
+    async def _do(self, held: _Held, job: Job, *, owner: str) -> None:
+        """Have the host do a job that brings nothing."""
+        async with aclosing(self._pieces(held, job, owner=owner)) as pieces:
+            async for _ in pieces:
+                pass
+
+    async def _pieces(self, held: _Held, job: Job, *, owner: str) -> AsyncGenerator[Completion | TokenDelta, None]:
+        """Have the host do a job for `owner`, an expert or a model; each piece once, however often the connection
+        breaks. Closing it ends the job there."""
+        job_id, received = next(self._jobs), 0
+        try:
+            await self._call(held, owner, "begin", job_id, job)
+            while True:
+                report = await self._call(held, owner, "report", job_id, received, _WAIT_S)
+                assert isinstance(report, Report)
+                received += len(report.pieces)
+                for piece in report.pieces:
+                    yield piece
+                if report.lost is not None:
+                    raise self._lost(held.place.device.name, report.lost)
+                if report.failure is not None:
+                    raise _error_of(report.failure, owner)
+                if report.is_over:
+                    return
+        finally:
+            if self._held.get(held.place.device.name) is held:
+                await _quietly(held.host.call("stop", job_id))
+
+    async def _call(self, held: _Held, owner: str, method: str, *arguments: object) -> object:
+        """Call the host, again while it is silent; raises `DeviceLost` or `ExpertUnavailable` where it is gone."""
+        device = held.place.device.name
+        silent_since: float | None = None
+        while True:
+            try:
+                return await held.host.call(method, *arguments)
+            except HostGone as gone:
+                self._drop(held)
+                if not self._is_alive(held.place.node_id):
+                    raise self._lost(device, f"its node is dead ({gone})") from None
+                message = f"the process that held {owner!r} on {device} died: {gone}"
+                raise ExpertUnavailable(message, expert_id=owner, retryable=True) from None
+            except HostSilent as silent:
+                now = self._clock()
+                silent_since = now if silent_since is None else silent_since
+                is_alive = await asyncio.to_thread(self._is_alive, held.place.node_id)
+                if not is_alive or now - silent_since > self._settings.silence_s:
+                    self._drop(held)
+                    raise self._lost(device, f"it does not answer ({silent})") from None
+            await asyncio.sleep(self._pause_s)
+
+    def _is_alive(self, node_id: str) -> bool:
+        return any(node.id == node_id for node in self._cluster.nodes(anew=True))
+
+    def _drop(self, held: _Held) -> None:
+        """Forget a host that is gone, once; what it may still hold ends with it."""
+        if self._held.get(held.place.device.name) is held:
+            del self._held[held.place.device.name]
+            held.host.kill()
+
+    def _lost(self, device: str, why: str) -> DeviceLost:
+        """Take a device out of what is offered."""
+        if device not in self._given_up:
+            _log.warning("device %s is lost: %s; what was not finished there is done elsewhere", device, why)
+        self._given_up[device] = self._clock()
+        self._places.pop(device, None)
+        return DeviceLost(device, why)
+
+
+async def _close(host: Host) -> None:
+    await _quietly(host.call("close"))
+    host.kill()
+
+
+async def _quietly(call: Awaitable[object]) -> None:
+    """Await a last call to a host that may be gone; nobody hears how it ended."""
+    with suppress(HostGone, HostSilent, TimeoutError):
+        await asyncio.wait_for(call, _WAIT_S)
+
+
+def _error_of(failure: CompletionError, expert_id: str) -> ExpertError:
+    """What failed on a node, raised here."""
+    kind = _FAILURES.get(failure.code)
+    if kind is None:  # a broken set-up there: another try would fail alike
+        return ExpertUnavailable(failure.message, expert_id=expert_id, retryable=False)
+    return kind(
+        failure.message, expert_id=expert_id, retryable=failure.is_retryable, retry_after_s=failure.retry_after_s
+    )
