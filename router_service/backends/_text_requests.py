@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from router_service.errors import ExpertRefused
+from router_service.errors import ExpertError, ExpertRefused
 from router_service.types import Assignment, Completion, CompletionError, Expert, Message, Query, Sampling, Usage
 
 __all__ = [
@@ -83,7 +83,7 @@ def window_refusal(expert: Expert, *, window: int, n_prompt: int) -> ExpertRefus
     )
 
 
-def refusals_of(assignment: Assignment, refused: ExpertRefused) -> Iterator[Completion]:
+def refusals_of(assignment: Assignment, refused: ExpertError) -> Iterator[Completion]:
     """One failed completion per sample of an assignment that cannot be served."""
     error = CompletionError(code=refused.code, message=refused.message, is_retryable=refused.retryable)
     for sample in samples_of(assignment):

@@ -19,6 +19,7 @@ __all__ = [
     "BUILTIN_BASE",
     "WeightsOptions",
     "adapter_rank",
+    "adapter_targets",
     "base_reference",
     "check_adapter",
     "check_files",
@@ -155,6 +156,11 @@ def adapter_rank(folder: Path) -> int:
     config = read_json(folder / "adapter_config.json")
     ranks: list[int] = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
     return max(ranks)
+
+
+def adapter_targets(folder: Path) -> frozenset[str]:
+    """The last names of the layers that an adapter changes, as `q_proj`."""
+    return frozenset(_module(key).rsplit(".", 1)[-1] for key in _tensor_shapes(folder / _ADAPTER_WEIGHTS))
 
 
 def _check_ranks(folder: Path, *, config: Mapping[str, Any], shapes: Shapes) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from router_service.plugins import Registry
-from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
+from router_service.types import Completion, Expert, ExpertBatch, Query, TokenDelta
 
-__all__ = ["BACKENDS", "Backend", "Device", "DeviceLost", "Footprint", "ResidentBackend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Device",
+    "DeviceLost",
+    "Footprint",
+    "ResidentBackend",
+    "ScoringBackend",
+    "TextScore",
+]
 
 
 class Backend(ABC):
@@ -113,6 +122,34 @@ class ResidentBackend(Backend):
         Returns when the memory is free; nothing to do where the model is not there. Never raises for a model that
         crashed.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextScore:
+    """How likely a model finds a text as the answer to a query: the sum of its tokens' log-probabilities (nats,
+    temperature 1), and how many tokens it has."""
+
+    logprob_sum: float
+    tokens: int
+
+    @property
+    def mean_logprob(self) -> float:
+        """Nats per token; minus this is the mean negative log-likelihood. 0 for an empty text."""
+        return self.logprob_sum / self.tokens if self.tokens else 0.0
+
+
+@runtime_checkable
+class ScoringBackend(Protocol):
+    """A backend that can also read given texts: what a consensus of experts asks of each
+    (recruiter `consensus_select`; github.com/Tinaliu0123/speculative-verdict, commit 44200842)."""
+
+    async def score(self, expert: Expert, texts: Sequence[tuple[Query, str]]) -> list[TextScore]:
+        """How likely the expert finds each text as the answer to its query, in the order given.
+
+        The text is read as the assistant's turn, after the query with persona and chat template; the end of the turn
+        is not counted. Raises an `ExpertError` where one of them cannot be read.
+        """
+        ...
 
 
 BACKENDS: Registry[Backend] = Registry("backend", "router_service.backends")
