@@ -79,7 +79,20 @@ class DispatchConfig(StrictModel):
     jitter_seed: int = 0
     """Seed of that draw."""
     max_parallel_batched: int = Field(default=1, ge=1)
-    """Batches of embedded engines that run at once; 1 means one model in memory at a time."""
+    """Embedded engines (backends) that work at once. Each runs one batch at a time, but for those with devices of
+    their own, which count as one however many models work there: how many those hold is theirs to say. With 1 an
+    engine that another one waits for gives way after the batches it has begun."""
+    max_assignments: int = Field(default=64, ge=1)
+    """Most assignments (queries to one expert) in one call of an engine that can work on several at once, so that a
+    large batch can be spread over its devices; no answer depends on it."""
+    window_s: float = Field(default=0.01, ge=0, le=10)
+    """Seconds that a model waits for further requests of the same kind before it starts, where nothing else could."""
+    turn_cap: float = Field(default=2.0, gt=0)
+    """How long one model may keep others waiting, in multiples of the time it takes to load the next one."""
+    prefetches: bool = True
+    """Load the next model beside the running one, where a device has memory for both."""
+    replicates: bool = True
+    """Load a model with a long queue on a second device, where that saves more time than the load takes."""
     default_deadline_s: float | None = Field(default=None, gt=0)
     """Deadline in seconds of a query whose budget has none; unset is no limit."""
 

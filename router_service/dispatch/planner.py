@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from router_service.errors import InvalidQuery
 from router_service.types import Assignment, ExpertBatch, Query, RouteDecision, stable_seed
 
-__all__ = ["SampleKey", "keys_of", "plan_batches", "remaining"]
+__all__ = ["SampleKey", "in_parts", "keys_of", "plan_batches", "remaining"]
 
 SampleKey = tuple[str, str, int]
 """What names one completion of a wave: query id, expert id, sample number."""
@@ -44,6 +45,14 @@ def plan_batches(
             )
             by_expert.setdefault(expert_id, []).append(assignment)
     return [ExpertBatch(expert_id=expert_id, assignments=tuple(items)) for expert_id, items in by_expert.items()]
+
+
+def in_parts(batch: ExpertBatch, most: int) -> list[ExpertBatch]:
+    """The batch in parts of at most `most` assignments, in order; as even as possible."""
+    count = len(batch.assignments)
+    parts = max(1, -(-count // most))
+    bounds = [count * number // parts for number in range(parts + 1)]
+    return [replace(batch, assignments=batch.assignments[a:b]) for a, b in pairwise(bounds)]
 
 
 def keys_of(batch: ExpertBatch) -> Iterator[SampleKey]:

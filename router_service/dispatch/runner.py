@@ -13,6 +13,7 @@ from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import keys_of
+from router_service.dispatch.residency import Residency
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
 from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
@@ -41,7 +42,8 @@ class Runner:
         self._experts = experts
         self._backends = backends
         self._settings = settings or DispatchConfig()
-        self._tries = Tries(self._settings, clock=clock, sleep=sleep)
+        self._residency = Residency(self._settings, clock=clock)
+        self._tries = Tries(self._settings, residency=self._residency, clock=clock, sleep=sleep)
         self._memo: CompletionMemo | None = None
 
     def remembering(self, memo: CompletionMemo) -> Runner:
@@ -90,18 +92,19 @@ class Runner:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Give back what the backends hold; one that fails to does not keep the others from it."""
+        """Give back what the backends hold; one that fails to does not keep the others from it. No resident backend
+        is asked after that."""
+        await self._residency.aclose()
         await asyncio.gather(*(backend.aclose() for backend in self._backends.values()), return_exceptions=True)
 
     def _calls(self, batches: Sequence[ExpertBatch]) -> list[Call]:
-        """One call per batch of an embedded engine, one per assignment of a server."""
+        """One call per batch of an embedded engine (or several, where it can work on them at once), one per assignment
+        of a server."""
         calls = []
         for batch in batches:
             expert = self.expert(batch.expert_id)
             backend = self._backend_of(expert)
-            parts = [batch]
-            if not backend.is_batched:
-                parts = [ExpertBatch(expert_id=expert.id, assignments=(a,)) for a in batch.assignments]
+            parts = self._residency.parts_of(expert, backend, batch)
             calls += [Call(expert=expert, backend=backend, batch=part) for part in parts]
         return calls
 

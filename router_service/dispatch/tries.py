@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from router_service.backends.base import DeviceLost
 from router_service.config import DispatchConfig
-from router_service.dispatch.gates import Gates
 from router_service.dispatch.planner import SampleKey, keys_of, remaining
+from router_service.dispatch.residency import Residency
 from router_service.dispatch.verdicts import EMPTY, error_of, failed_completion, finished_completion
 from router_service.dispatch.wave import Call, Wave
-from router_service.errors import ExpertError
-from router_service.types import Assignment, Completion, CompletionError, ExpertBatch, TokenDelta, stable_seed
+from router_service.errors import ExpertError, ExpertUnavailable
+from router_service.types import Assignment, Completion, CompletionError, Expert, ExpertBatch, TokenDelta, stable_seed
 
 __all__ = ["Tries"]
 
@@ -25,27 +26,34 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class _Try:
-    """One try of a call: what it still has to bring, and what failed but may be tried again."""
+    """One try of a call: what it still has to bring, what failed but may be tried again, and how it broke off.
+
+    `limit_s` is how long it may take, 0 until it goes out; `lost` names the device that was lost under it.
+    """
 
     expected: set[SampleKey]
     assignments: Mapping[str, Assignment]
     failed: dict[SampleKey, Completion] = field(default_factory=dict)
+    error: CompletionError | None = None
+    limit_s: float = 0.0
+    lost: str | None = None
 
 
 class Tries:
-    """How calls are worked off: one turn at a time through the gates, with pauses between tries."""
+    """How calls are worked off: each in its turn, with pauses between tries."""
 
     def __init__(
         self,
         settings: DispatchConfig,
         *,
+        residency: Residency,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._residency = residency
         self._clock = clock
         self._sleep = sleep
-        self._gates = Gates(settings.max_parallel_batched)
 
     async def work(self, call: Call, wave: Wave) -> None:
         """Bring every open completion of the call to an end, good or bad."""
@@ -66,24 +74,48 @@ class Tries:
             batch = _next_batch(call.batch, again - emptied, emptied)
 
     async def _try(self, call: Call, batch: ExpertBatch, wave: Wave) -> dict[SampleKey, Completion]:
-        """One try; completions that are final go to the wave, the failures that may be retried come back."""
-        async with self._gates.slot(call.expert, is_batched=call.backend.is_batched):
-            batch = remaining(batch, call.open)  # some may have been decided while this call stood in line
-            assignments = {assignment.query.id: assignment for assignment in batch.assignments}
-            this = _Try(expected=set(keys_of(batch)), assignments=assignments)
-            if not this.expected:
-                return {}
-            wave.begin(batch)
-            call.started = self._clock() if call.started is None else call.started
-            limit_s = _limit_s(call, batch)
-            error: CompletionError | None = None
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._read(call, batch, this=this, wave=wave)
-            except Exception as broke:
-                error = error_of(broke, call.expert, limit_s=limit_s)
-        self._miss(call, this, error)
-        return this.failed
+        """One try; completions that are final go to the wave, the failures that may be retried come back.
+
+        What a lost device leaves undone is done on another one within the same try, once per device, unless a part of
+        it was shown already.
+        """
+        lost: set[str] = set()
+        failed: dict[SampleKey, Completion] = {}
+        asked_s = self._clock()
+        while True:
+            this = await self._once(call, batch, wave, asked_s=asked_s)
+            undone = {key for key in this.expected & call.open if key[0] not in call.streamed}
+            if this.lost is None or this.lost in lost or not undone:
+                break
+            lost.add(this.lost)
+            self._miss(call, replace(this, expected=this.expected - undone))
+            failed |= this.failed
+            batch = remaining(batch, undone)
+        self._miss(call, this)
+        return failed | this.failed
+
+    async def _once(self, call: Call, batch: ExpertBatch, wave: Wave, *, asked_s: float) -> _Try:
+        """Ask once, when the call has its turn; says what came, and what did not and why."""
+        this = _try_of(remaining(batch, call.open))
+        try:
+            async with self._residency.turn(call.expert, call.backend, batch, arrived_s=asked_s) as turn:
+                batch = remaining(batch, call.open)  # some may have been decided while this call stood in line
+                this = _try_of(batch)
+                if not this.expected:
+                    return this
+                wave.begin(batch)
+                call.started = self._clock() if call.started is None else call.started
+                this.limit_s = call.expert.limits.timeout_s * turn.samples
+                async with asyncio.timeout(this.limit_s):
+                    await self._read(call, replace(batch, device=turn.device), this=this, wave=wave)
+        except DeviceLost as gone:
+            this.lost = gone.device
+            this.error = error_of(_unavailable(call.expert, gone), call.expert, limit_s=this.limit_s)
+        except Exception as broke:
+            if not (this.limit_s or isinstance(broke, ExpertError)):
+                raise  # the machinery broke, not the backend
+            this.error = error_of(broke, call.expert, limit_s=this.limit_s)
+        return this
 
     async def _read(self, call: Call, batch: ExpertBatch, *, this: _Try, wave: Wave) -> None:
         async with _closing(call.backend.complete(call.expert, batch)) as items:
@@ -118,12 +150,12 @@ class Tries:
         else:
             await wave.keep_and_finish(call, completion)
 
-    def _miss(self, call: Call, this: _Try, error: CompletionError | None) -> None:
+    def _miss(self, call: Call, this: _Try) -> None:
         """What the call did not bring failed with its error, or because the backend left it out."""
-        latency_s = self._clock() - (call.started or 0.0)
+        latency_s = 0.0 if call.started is None else self._clock() - call.started
         for key in keys_of(call.batch):
             if key in this.expected and key in call.open:
-                why = error or CompletionError(
+                why = this.error or CompletionError(
                     code=ExpertError.code,
                     message=f"backend {call.expert.backend!r} ended without sample {key[2]} of query {key[0]!r}",
                 )
@@ -163,10 +195,14 @@ class Tries:
         return full_s * (1 - settings.jitter * draw)
 
 
-def _limit_s(call: Call, batch: ExpertBatch) -> float:
-    """Seconds one try may take: `limits.timeout_s` per call, and per sample where an engine takes a whole batch."""
-    samples = sum(assignment.samples for assignment in batch.assignments) if call.backend.is_batched else 1
-    return call.expert.limits.timeout_s * samples
+def _try_of(batch: ExpertBatch) -> _Try:
+    assignments = {assignment.query.id: assignment for assignment in batch.assignments}
+    return _Try(expected=set(keys_of(batch)), assignments=assignments)
+
+
+def _unavailable(expert: Expert, gone: DeviceLost) -> ExpertUnavailable:
+    message = f"expert {expert.id!r}: device {gone.device!r} was lost while it answered ({gone.message}); ask again"
+    return ExpertUnavailable(message, expert_id=expert.id, retryable=True)
 
 
 def _next_batch(batch: ExpertBatch, missing: Collection[SampleKey], emptied: Collection[SampleKey]) -> ExpertBatch:
