@@ -127,9 +127,10 @@ def decode(
     rows: Sequence[Row],
     *,
     on_progress: Callable[[Row], None],
-    is_cancelled: Callable[[], bool],
+    is_cancelled: Callable[[Row], bool],
 ) -> None:
-    """Write every row to its end; `on_progress` is called after each token of a row that is streamed or finished.
+    """Write every row to its end; `on_progress` is called after each token of a row that is streamed or finished. A row
+    that is cancelled is left at the next token.
 
     What a row says does not depend on the rows beside it, up to the rounding of the matrix products.
     """
@@ -138,9 +139,9 @@ def decode(
     with torch.inference_mode():
         live = list(rows)
         batch = _Batch(language_model, [row.prompt for row in live])
-        while not is_cancelled():
+        while True:
             tokens = _write(live, batch.logits, language_model=language_model, on_progress=on_progress)
-            going = [i for i, row in enumerate(live) if row.finish_reason is None]
+            going = [i for i, row in enumerate(live) if row.finish_reason is None and not is_cancelled(row)]
             if not going:
                 return
             if (len(live) - len(going)) * _DROP_SHARE >= len(live):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from experts_registry.estimate import estimate_tokens
 from router_service.backends.base import BACKENDS
 from router_service.backends.transformers import Transformers
+from router_service.config import DispatchConfig
+from router_service.dispatch.runner import Runner
 from router_service.errors import ConfigError, ExpertUnavailable
 from router_service.types import (
     Assignment,
@@ -409,7 +412,7 @@ async def test_one_base_is_read_once_and_each_adapter_once(weights: Weights) -> 
     assert report.adapter_loads == (a, b, c)
     assert report.switches == 5  # a, b, b again after none, c, a
     await texts(backend, tiny_expert(weights.base), ask("go"))
-    (base,) = backend._resident.values()
+    (base,) = backend._bases.there
     held = {name.replace(".base_layer", ""): p for name, p in base.model.named_parameters() if "lora_" not in name}
     for name, parameter in AutoModelForCausalLM.from_pretrained(weights.base).named_parameters():
         assert torch.equal(held[name], parameter), f"{name} is not what it was before the switches"
@@ -422,9 +425,135 @@ async def test_the_least_recently_used_base_goes(weights: Weights, resident: int
     for base in (weights.base, weights.other, weights.base):
         await texts(backend, tiny_expert(base), ask("go"))
     assert len(backend.load_report.base_loads) == loads
-    assert len(backend._resident) == resident
+    assert len(backend._bases.there) == resident
     await backend.aclose()
-    assert not backend._resident
+    assert not backend._bases.there
+
+
+# --- callers that are served together, and a place in memory --------------------------------------------------------
+
+
+async def test_callers_of_one_adapter_are_written_together_and_get_their_own(weights: Weights) -> None:
+    backend = Transformers(threads=1, device="cpu")
+    adapter, other = weights.adapters[:2]
+    one = tiny_expert(weights.base, adapter=adapter)
+    two = tiny_expert(weights.base, adapter=adapter, name="two", persona="you are two")
+    three = tiny_expert(weights.base, adapter=other, name="three")
+    calls = [
+        (one, (ask("first", samples=3), ask("second"))),
+        (three, (ask("first"),)),
+        (two, (ask("first"), ask("third", sampling=SAMPLED, seed=3, samples=2))),
+        (one, (ask("second"),)),
+    ]
+    await backend.load(one, device="cpu")
+    (base,) = backend._bases.there
+    rows: list[int] = []
+    hook = base.model.register_forward_pre_hook(
+        lambda model, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    together = await asyncio.gather(*(completions(backend, who, *asked) for who, asked in calls))
+    hook.remove()
+    assert max(rows) == 2 + 3 + 1  # of the first adapter; greedy samples are one row
+    assert backend.load_report.switches == 2
+    alone = [await completions(backend, who, *asked) for who, asked in calls]
+    for got, expected in zip(together, alone, strict=True):
+        assert [(c.query_id, c.expert_id, c.sample, c.text) for c in got] == [
+            (c.query_id, c.expert_id, c.sample, c.text) for c in expected
+        ]
+    await backend.aclose()
+
+
+async def test_who_goes_away_takes_only_the_own_rows_along(engine: Transformers, endless: Expert) -> None:
+    leaving = engine.complete(endless, batch_of(endless, ask("on and on", streams=True)))
+    staying = asyncio.create_task(texts(engine, endless, ask("a while", sampling=Sampling(max_tokens=60))))
+    assert isinstance(await anext(leaving), TokenDelta)
+    await leaving.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(PATIENCE_S):
+        (text,) = await staying
+        assert [text] == await texts(engine, endless, ask("a while", sampling=Sampling(max_tokens=60)))
+
+
+async def test_what_one_caller_cannot_have_leaves_the_others_theirs(engine: Transformers, weights: Weights) -> None:
+    expert = tiny_expert(weights.base)
+    long = ask("long", sampling=Sampling(max_tokens=4))
+    long = replace(long, query=replace(long.query, messages=(Message(role="user", content="x" * 1000),)))
+    refused, served = await asyncio.gather(completions(engine, expert, long), completions(engine, expert, ask("short")))
+    assert not refused[0].succeeded and "context window of 256 tokens" in refused[0].error.message
+    assert served[0].succeeded
+
+
+async def test_a_base_is_loaded_once_and_given_back(weights: Weights) -> None:
+    backend = Transformers(threads=1, max_resident_bases=2, device="cpu")
+    first, other = tiny_expert(weights.base), tiny_expert(weights.other)
+    (device,) = backend.devices()
+    assert (device.name, device.max_models) == ("cpu", 2)
+    for expert in (first, other, first):
+        await backend.load(expert, device=device.name)
+    assert len(backend._bases.there) == 2
+    assert await texts(backend, first, ask("go")) and await texts(backend, other, ask("go"))
+    assert backend.load_report.base_loads == (weights.base, weights.other)
+    for _ in range(2):
+        await backend.release(backend.footprint(first).model, device=device.name)
+    assert len(backend._bases.there) == 1
+    await backend.aclose()
+
+
+async def test_a_cancelled_load_leaves_nothing(weights: Weights) -> None:
+    backend = Transformers(threads=1, device="cpu")
+    expert = tiny_expert(weights.base)
+    loading = asyncio.create_task(backend.load(expert, device="cpu"))
+    await asyncio.sleep(0)
+    loading.cancel()
+    await asyncio.wait([loading])
+    await backend.load(tiny_expert(weights.other), device="cpu")  # read after the other has ended
+    assert loading.cancelled() and backend.load_report.base_loads == (weights.other,)
+    await backend.aclose()
+
+
+async def test_a_base_that_is_not_there_is_an_unavailable_expert(tmp_path: Path) -> None:
+    backend = Transformers(threads=1, device="cpu")
+    with pytest.raises(ExpertUnavailable, match="does not exist"):
+        await backend.load(tiny_expert(str(tmp_path / "nowhere")), device="cpu")
+    (tmp_path / "broken").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / "broken" / name).write_text("{}")
+    with pytest.raises(ExpertUnavailable, match="could not be read"):
+        await backend.load(tiny_expert(str(tmp_path / "broken")), device="cpu")
+    await backend.aclose()
+
+
+def test_experts_of_one_base_share_it_and_take_turns_by_adapter(weights: Weights) -> None:
+    backend = Transformers(threads=1, batch_size=7)
+    base, adapted = tiny_expert(weights.base, memory_gib=0.5), tiny_expert(weights.base, adapter=weights.adapters[0])
+    spelt_otherwise = tiny_expert(f"{weights.base}/../{Path(weights.base).name}")
+    footprints = [backend.footprint(expert) for expert in (base, adapted, spelt_otherwise)]
+    assert len({footprint.model for footprint in footprints}) == 1
+    assert [footprint.turn for footprint in footprints] == ["", weights.adapters[0], ""]
+    assert (footprints[0].memory_gib, footprints[0].max_works) == (0.5, 7)
+
+
+async def test_a_wave_over_bases_and_adapters_loads_each_base_once(weights: Weights) -> None:
+    backend = Transformers(threads=1, device="cpu")
+    a, b, _ = weights.adapters
+    experts = {
+        "plain": tiny_expert(weights.base, name="plain"),
+        "a": tiny_expert(weights.base, name="a", adapter=a),
+        "other": tiny_expert(weights.other, name="other"),
+        "b": tiny_expert(weights.base, name="b", adapter=b),
+    }
+    runner = Runner(experts=experts, backends={"transformers": backend}, settings=DispatchConfig(max_assignments=2))
+    batches = [batch_of(e, *(replace(ask(f"q{i}"), seed=i) for i in range(5))) for e in experts.values()]
+    async with aclosing(runner.run(batches, {})) as events:
+        texts_of = {(c.query_id, c.expert_id): c.text async for c in events if isinstance(c, Completion)}
+    report = backend.load_report
+    assert sorted(report.base_loads) == sorted([weights.base, weights.other])
+    assert (sorted(report.adapter_loads), report.switches) == (sorted([a, b]), 2)
+    for expert in experts.values():
+        assert [texts_of[f"q{i}", expert.id] for i in range(5)] == await texts(
+            backend, expert, *(replace(ask(f"q{i}"), seed=i) for i in range(5))
+        )
+    await runner.aclose()
+    assert not backend._bases.there
 
 
 # --- cancelling and closing ----------------------------------------------------------------------------------------
@@ -476,7 +605,7 @@ async def test_closing_the_backend_fails_open_calls_and_frees_all(endless: Exper
     backend = Transformers(threads=1, device="cpu")
     before = set(threading.enumerate())
     running = asyncio.create_task(texts(backend, endless, ask("on and on")))
-    queued = asyncio.create_task(texts(backend, endless, ask("behind")))
+    queued = asyncio.create_task(texts(backend, tiny_expert(weights.base), ask("behind")))
     await asyncio.sleep(0.3)
     async with asyncio.timeout(PATIENCE_S):
         await backend.aclose()

@@ -73,7 +73,7 @@ def row_of(base: ResidentBase, text: str, *, limit: int = 20, **sampling: object
 
 def test_it_stops_at_the_next_step_once_cancelled(base: ResidentBase) -> None:
     row = row_of(base, "never ending")
-    decode(base, [row], on_progress=lambda _: None, is_cancelled=lambda: row.n_written == 3)
+    decode(base, [row], on_progress=lambda _: None, is_cancelled=lambda row: row.n_written == 3)
     assert (row.n_written, row.finish_reason) == (3, None)
 
 
@@ -104,7 +104,7 @@ def test_equal_prompts_and_shared_beginnings_are_read_once(base: ResidentBase) -
     def n_read(*texts: str) -> int:
         counting = Counting(base)
         rows = [row_of(base, text, limit=1) for text in texts]
-        decode(counting, rows, on_progress=lambda _: None, is_cancelled=lambda: False)
+        decode(counting, rows, on_progress=lambda _: None, is_cancelled=lambda _: False)
         return counting.n_read
 
     alone = n_read("a beginning of many words, A")
@@ -117,6 +117,6 @@ def test_finished_rows_are_dropped(base: ResidentBase) -> None:
     """One long row among short ones costs its own steps, not theirs."""
     counting = Counting(base)
     rows = [row_of(base, text, limit=limit) for text, limit in (("a", 2), ("b", 2), ("c", 2), ("d", 12))]
-    decode(counting, rows, on_progress=lambda _: None, is_cancelled=lambda: False)
+    decode(counting, rows, on_progress=lambda _: None, is_cancelled=lambda _: False)
     assert [row.n_written for row in rows] == [2, 2, 2, 12]
     assert counting.n_read == 4 * len(rows[0].prompt) + 4 * 1 + 10
