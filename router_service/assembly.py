@@ -13,9 +13,10 @@ from typing import Any
 from aggregators.base import AGGREGATORS
 from experts_registry.artefact import Artefact
 from experts_registry.pool import Pool, built_in_pools, load_pool
+from router_service._assembly_cluster import cluster_backends, spread_annotator
 from router_service._assembly_parts import FittedRecruiters, LazyParts
 from router_service.backends.base import BACKENDS, Backend
-from router_service.config import EngineConfig, PartConfig
+from router_service.config import ClusterConfig, EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError, UnknownNameError
@@ -59,7 +60,7 @@ def build_engine(
     """
     folder = artefact_folder(config) if pool is None else config.artefact
     pool = pool or load_pool(config.pool)
-    backends = make_backends(pool, config.backends) if backends is None else backends
+    backends = make_backends(pool, config.backends, cluster=config.cluster) if backends is None else backends
     pool = usable_pool(pool, backends)
     if artefact is None and folder is not None:
         artefact = Artefact.load(folder)
@@ -78,7 +79,7 @@ def build_engine(
     aggregators.make_default(config.aggregator.name, must_fit=artefact is not None)
     return Engine(
         pool=pool,
-        annotator=annotator,
+        annotator=spread_annotator(annotator, config),
         recruiters=recruiters,
         aggregators=aggregators,
         runner=runner,
@@ -141,11 +142,18 @@ def artefact_folder(config: EngineConfig) -> Path | None:
     return shipped if shipped.is_dir() else None
 
 
-def make_backends(pool: Pool, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Backend]:
+def make_backends(
+    pool: Pool, options: Mapping[str, Mapping[str, Any]], *, cluster: ClusterConfig | None = None
+) -> dict[str, Backend]:
     """One backend per name that an enabled expert of the pool uses or that has options, so that all of these are
-    checked; raises `UnknownNameError` for an unknown backend and `ConfigError` for options it cannot take."""
-    names = dict.fromkeys([*options, *(expert.backend for expert in pool.experts if expert.is_enabled)])
-    return {name: BACKENDS.create(name, options.get(name)) for name in names}
+    checked; with a `cluster`, those that hold models run there.
+
+    Raises `UnknownNameError` for an unknown backend, `ConfigError` for options it cannot take and for a cluster that
+    cannot be joined or has nothing to do.
+    """
+    used = dict.fromkeys(expert.backend for expert in pool.experts if expert.is_enabled)
+    there = {} if cluster is None else cluster_backends(used, options, cluster)
+    return {name: there.get(name) or BACKENDS.create(name, options.get(name)) for name in {**options, **used}}
 
 
 def usable_pool(pool: Pool, backends: Mapping[str, Backend]) -> Pool:

@@ -110,7 +110,7 @@ class RayCluster:
             "max_concurrency": _AT_ONCE,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node_id, soft=False),
         }
-        host = _RayHost(self._ray, self._ray.remote(DeviceHost).options(**options).remote(make))
+        host = _RayHost(self._ray, self._ray.remote(DeviceHost).options(**options).remote(make, place))
         try:
             async with asyncio.timeout(_START_S):
                 facts: HostFacts = await host.facts()
@@ -212,6 +212,7 @@ def gpu_memory_gib() -> float | None:
 def _joined(address: str) -> Any:
     """Ray, connected to the cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process; the nodes keep logs of their own
     try:
         import ray
     except ImportError as missing:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
+from typing import Any
 
 from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend
+from router_service.dispatch._ray_places import Place
 from router_service.dispatch._ray_plain import as_resident, pieces_of
 from router_service.errors import ConfigError, ExpertError, ExpertUnavailable, RouterError
 from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
@@ -28,20 +32,31 @@ __all__ = [
 ]
 
 Piece = Completion | TokenDelta
-MakeBackend = Callable[[], Backend]
-"""Makes the wrapped backend, in any process; must survive pickling."""
+MakeBackend = Callable[[Place], Backend]
+"""Makes the wrapped backend for a device, in any process; must survive pickling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedBackend:
-    """A registered backend with its options, made where it is called."""
+    """A registered backend with its options, made where it is called.
+
+    One whose constructor takes `devices` (a list of {name, memory_gib, gpus}) is told of the one it is made for, all
+    of its GPUs together: those that Ray shows the process, or the first ones where it shows none (a process that only
+    checks and estimates).
+    """
 
     name: str
-    options: dict[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self) -> Backend:
+    def __call__(self, place: Place) -> Backend:
         """A new one."""
-        return BACKENDS.create(self.name, self.options)
+        options = dict(self.options)
+        if "devices" in inspect.signature(BACKENDS.factory(self.name)).parameters:
+            shown = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+            gpus = shown[: place.gpus] if len(shown) >= place.gpus else list(map(str, range(place.gpus)))
+            device = {"name": place.device.name, "memory_gib": place.device.memory_gib, "gpus": ",".join(gpus)}
+            options["devices"] = [{key: value for key, value in device.items() if value}]
+        return BACKENDS.create(self.name, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +144,8 @@ class DeviceHost:
     received: a call that is lost on the way can be made again, and nothing comes twice or not at all.
     """
 
-    def __init__(self, make: MakeBackend) -> None:
-        self._backend: ResidentBackend = as_resident(make)
+    def __init__(self, make: MakeBackend, place: Place) -> None:
+        self._backend: ResidentBackend = as_resident(partial(make, place))
         devices = self._backend.devices()
         if not devices:
             raise ConfigError(f"{type(self._backend).__name__} finds no device on this node that it could use")

@@ -9,7 +9,8 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from router_service import errors
 from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
@@ -29,6 +30,9 @@ _WAIT_S = 10.0
 """How long a host holds a question for news open."""
 _REJOIN_S = 60.0
 """A device that was given up, of a node that still counts as alive, is offered again after this time."""
+
+_NOWHERE = Place(device=Device(name="nowhere"), node_id="", cpus=0.0)
+"""What the wrapped backend is made for here while the cluster has no device yet."""
 
 _FAILURES = {
     kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ExpertError)
@@ -69,10 +73,11 @@ class RayBackend(ResidentBackend):
         self._settings = settings or ClusterConfig()
         self._clock = clock
         self._pause_s = pause_s
-        self._template = as_resident(make)
-        self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
         self._gpus = False
-        self._places: dict[str, Place] = {}
+        self._places = self._offered()
+        self._template = as_resident(partial(make, next(iter(self._places.values()), _NOWHERE)))
+        self._max_models = next((device.max_models for device in self._template.devices()), None)
+        self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
         self._held: dict[str, _Held] = {}
         self._given_up: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -83,13 +88,11 @@ class RayBackend(ResidentBackend):
     def devices(self) -> tuple[Device, ...]:
         """What the cluster offers now, without what was given up for lost. Where GPUs were seen once, only GPUs count:
         a model that needs one must not land beside it."""
-        nodes = self._cluster.nodes()
-        self._gpus = self._gpus or uses_gpus(nodes, self._settings)
-        places = {place.device.name: place for place in places_on(nodes, self._settings, gpus=self._gpus)}
+        places = self._offered()
         for name in [name for name, since in self._given_up.items() if self._clock() - since > _REJOIN_S]:
             del self._given_up[name]
         self._places = {name: place for name, place in places.items() if name not in self._given_up}
-        return tuple(place.device for place in self._places.values())
+        return tuple(replace(place.device, max_models=self._max_models) for place in self._places.values())
 
     def footprint(self, expert: Expert) -> Footprint:
         """What the wrapped backend says."""
@@ -134,6 +137,11 @@ class RayBackend(ResidentBackend):
         self._held.clear()
         await asyncio.gather(*(_close(held.host) for held in everybody))
         await self._template.aclose()
+
+    def _offered(self) -> dict[str, Place]:
+        nodes = self._cluster.nodes()
+        self._gpus = self._gpus or uses_gpus(nodes, self._settings)
+        return {place.device.name: place for place in places_on(nodes, self._settings, gpus=self._gpus)}
 
     # --- hosts ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,8 @@ class Embedding:
     matter: equally near ones are taken by id.
     """
 
+    annotates_alone: ClassVar[bool] = True
+    """It never calls `ask`, so that equal ones can work on other machines."""
     embedder: Embedder | str = "minilm_onnx"
     """An `Embedder`, or the name of a registered one."""
     neighbours: int = 8

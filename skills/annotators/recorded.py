@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from router_service.errors import ConfigError
 from router_service.types import Ask, Query, Question, SkillAnnotation
@@ -27,6 +28,8 @@ class Recorded:
     batch.
     """
 
+    annotates_alone: ClassVar[bool] = True
+    """It never calls `ask`, so that equal ones can work on other machines."""
     embedder: Embedder | str = "minilm_onnx"
     """Used for names that are no fitted skill; an `Embedder`, or the name of a registered one."""
     floor: float = 0.0

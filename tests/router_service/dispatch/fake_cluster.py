@@ -76,7 +76,7 @@ class FakeCluster:
             raise HostGone("the node is not there")
         if self.refuses is not None:
             raise HostFailed(self.refuses)
-        host = FakeHost(place, DeviceHost(make), disturb=self._disturb)
+        host = FakeHost(place, DeviceHost(make, place), disturb=self._disturb)
         self.hosts.append(host)
         return host
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from router_service.backends.base import Backend
+from router_service.dispatch._ray_places import Place
 from router_service.dispatch.planner import SampleKey, keys_of
 from router_service.types import Completion, Expert, ExpertBatch
 from tests.router_service.dispatch.fakes import said
@@ -48,7 +49,7 @@ class MakeTallied:
     folder: Path
     seconds: float = 0.0
 
-    def __call__(self) -> Backend:
+    def __call__(self, place: Place) -> Backend:
         return Tallied(self.folder, seconds=self.seconds)
 
 

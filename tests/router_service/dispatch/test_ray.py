@@ -17,7 +17,7 @@ from router_service.backends.base import Backend, Device, DeviceLost, Footprint,
 from router_service.config import ClusterConfig
 from router_service.dispatch._ray_cluster import RayCluster
 from router_service.dispatch._ray_host import DeviceHost, NamedBackend
-from router_service.dispatch._ray_places import places_on, uses_gpus
+from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.ray import RayBackend
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable
@@ -63,7 +63,7 @@ class Scripted:
 
     fault: str = ""
 
-    def __call__(self) -> Backend:
+    def __call__(self, place: Place) -> Backend:
         return _Scripted(self.fault)
 
 
@@ -268,7 +268,7 @@ async def test_a_host_that_cannot_start_says_why() -> None:
 
 def test_a_backend_that_finds_no_device_on_its_node_says_so() -> None:
     with pytest.raises(ConfigError, match="finds no device"):
-        DeviceHost(Scripted("no device"))
+        DeviceHost(Scripted("no device"), places_on([node(1)], ClusterConfig(), gpus=False)[0])
 
 
 async def test_a_batch_that_names_no_device_is_refused() -> None:
