@@ -8,8 +8,8 @@ from typing import Final
 
 from router_service.backends._transformers_files import adapter_rank, adapter_targets, check_adapter
 from router_service.backends._vllm_devices import EngineDevice
-from router_service.backends._vllm_engines import Learned
 from router_service.backends._vllm_options import LORA_RANKS, Adapters, VllmOptions, memory_gib, model_key
+from router_service.backends._vllm_resident import Learned
 from router_service.backends.base import Footprint
 from router_service.errors import ConfigError
 from router_service.types import Expert
@@ -66,6 +66,10 @@ class Bases:
             rank=max((adapter.rank for adapter in seen), default=0),
             targets=frozenset().union(*(adapter.targets for adapter in seen)),
         )
+
+    def adapter_folders(self, expert: Expert, options: VllmOptions) -> tuple[str, ...]:
+        """The adapters of all experts that share this one's engine, in the order in which they were seen."""
+        return tuple(self._base(expert, options).adapters)
 
     def adapter(self, expert: Expert, options: VllmOptions) -> Adapters:
         """The expert's own adapter, or none; raises `ConfigError` where it cannot run on the base."""

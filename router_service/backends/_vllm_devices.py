@@ -38,20 +38,22 @@ class EngineDevice:
         return not self.gpus
 
 
-def given_devices(entries: Sequence[Mapping[str, Any]]) -> tuple[EngineDevice, ...]:
-    """The devices of the backend's option `devices`; raises `ConfigError` for one that makes no sense.
+def given_devices(entries: Sequence[Mapping[str, Any]], *, backend: str = "vllm") -> tuple[EngineDevice, ...]:
+    """The devices of a backend's option `devices`; raises `ConfigError` for one that makes no sense.
 
     An entry has a `name`, and perhaps `memory_gib` (a number) and `gpus` ("0" or "0,1"; none is the processor).
     """
-    found = [_given_device(entry) for entry in entries]
+    found = [_given_device(entry, backend) for entry in entries]
     names = [device.name for device in found]
     if not found or len(set(names)) < len(names):
-        raise ConfigError(f"backend 'vllm': option 'devices' names {names or 'none'}; give at least one, each once")
+        raise ConfigError(
+            f"backend {backend!r}: option 'devices' names {names or 'none'}; give at least one, each once"
+        )
     return tuple(found)
 
 
-def _given_device(entry: Mapping[str, Any]) -> EngineDevice:
-    owner = f"backend 'vllm': option 'devices': the entry {dict(entry)!r}"
+def _given_device(entry: Mapping[str, Any], backend: str) -> EngineDevice:
+    owner = f"backend {backend!r}: option 'devices': the entry {dict(entry)!r}"
     for key in entry:
         if key not in _KEYS:
             near = nearest_name(str(key), _KEYS)
