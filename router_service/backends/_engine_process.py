@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ _LONGEST_WORD_BYTES: Final = 64 << 20
 _TAIL_LINES: Final = 60
 _TAIL_CHARACTERS: Final = 2_000
 _CHUNK_BYTES: Final = 1 << 16
-_LOOK_S: Final = 0.5
+_LOOK_S: Final = 0.2
 """How often a silent process is looked at."""
 _LAST_WORDS_S: Final = 2.0
 """How long to wait for what a process that ended has left to say on its standard error."""
@@ -312,10 +313,23 @@ def _end_group(group: int) -> None:
     """Kill what is left of a group and wait for it to be gone, so that its memory is free."""
     _kill_group(group)
     until = time.monotonic() + _LAST_WORDS_S
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < until:
-            os.killpg(group, 0)
-            time.sleep(0.02)
+    while _has_members(group) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _has_members(group: int) -> bool:
+    """True while the group has a process that is more than a zombie, which holds no memory but may stay for long."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, which may hold anything, is in brackets; state, parent and group follow.
+            state, _, found, *_ = entry.read_text(errors="replace").rpartition(")")[2].split()
+            if int(found) == group and state not in "ZX":
+                return True
+    return not Path("/proc/self/stat").exists()
 
 
 def end_of(status: int | None) -> str:

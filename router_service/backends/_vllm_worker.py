@@ -139,7 +139,7 @@ class Engine:
             )
             made.append((request, params))
         for request, params in made:
-            self._begin(request, prompt, params, adapter)
+            self._begin(request, params, prompt=prompt, adapter=adapter)
 
     def score(self, order: Json) -> None:
         """Begin to read a text after its prompt; no token of it is written anew."""
@@ -155,7 +155,7 @@ class Engine:
             temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=kind
         )
         request = Request(key=key_of(order), n_prompt=len(prompt), scores_from=len(prompt))
-        self._begin(request, [*prompt, *text], params, self._adapter(order))
+        self._begin(request, params, prompt=[*prompt, *text], adapter=self._adapter(order))
 
     def abort(self, order: Json) -> None:
         names = [name for name, request in self._requests.items() if request.key[0] == order["line"]]
@@ -198,7 +198,7 @@ class Engine:
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
 
-    def _begin(self, request: Request, prompt: list[int], params: Any, adapter: Any) -> None:
+    def _begin(self, request: Request, params: Any, *, prompt: list[int], adapter: Any) -> None:
         self._count += 1
         name = f"{self._count}"
         self._engine.add_request(name, {"prompt_token_ids": prompt}, params, lora_request=adapter)
@@ -263,10 +263,12 @@ class Engine:
 
 
 def key_of(order: Json) -> Key:
+    """The line and the id of an order."""
     return order["line"], order["id"]
 
 
 def place(key: Key) -> Json:
+    """The line and the id that an answer carries back."""
     return {"line": key[0], "id": key[1]}
 
 
@@ -274,16 +276,36 @@ def read_orders(orders: queue.SimpleQueue[Json]) -> None:
     """Put every order that comes into the queue; when the input ends, nobody wants this process any more."""
     for line in sys.stdin.buffer:
         orders.put(json.loads(line))
+    end_group()
+
+
+def end_group() -> None:
+    """End this process at once, with those that share the model: they are in its group."""
     with contextlib.suppress(OSError):
-        if os.getpgid(0) == os.getpid():  # a group of its own, with the processes that share the model
+        if os.getpgid(0) == os.getpid():
             os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 def end_with_parent() -> None:
-    """Where the system can (Linux), let the kernel end this process when its parent is gone."""
+    """Where the system can (Linux), have the kernel tell when the parent is gone.
+
+    The input ends then too, but not where another child of the parent holds its pipe open. Python's own handlers would
+    wait for the engine to come to an end of its step; the byte that a signal writes does not.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    threading.Thread(target=_await_signal, args=(reader,), daemon=True).start()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _await_signal(reader: int) -> None:
+    while os.read(reader, 1) != bytes([signal.SIGTERM]):
+        pass
+    end_group()
 
 
 def start(order: Json, words: Words) -> Engine | None:
