@@ -103,6 +103,11 @@ class ResidentBackend(Backend):
     def devices(self) -> tuple[Device, ...]:
         """Where this backend can hold models; asked when work comes, so that devices may come and go."""
 
+    def resides(self, expert: Expert) -> bool:
+        """Whether the expert's model needs a device; where it does not (a server that is there already holds it), its
+        calls go out one by one, like those of any server, and their batches name no device."""
+        return True
+
     @abstractmethod
     def footprint(self, expert: Expert) -> Footprint:
         """What the expert's model takes; better estimates may come with experience. Never blocks, loads nothing."""

@@ -51,7 +51,7 @@ class Residency:
     def parts_of(self, expert: Expert, backend: Backend, batch: ExpertBatch) -> list[ExpertBatch]:
         """The calls a batch is made in: one per assignment for a server, one in all for an embedded engine, and
         several of at most `max_assignments` where it can work on them at the same time."""
-        if not backend.is_batched:
+        if not _takes_batches(backend, expert):
             return in_parts(batch, 1)
         if not isinstance(backend, ResidentBackend) or len(batch.assignments) <= self._settings.max_assignments:
             return [batch]
@@ -70,9 +70,10 @@ class Residency:
         loaded again.
         """
         samples = sum(assignment.samples for assignment in batch.assignments)
-        if not isinstance(backend, ResidentBackend):
-            async with self._gates.slot(expert, is_batched=backend.is_batched):
-                yield Turn(samples=samples if backend.is_batched else 1)
+        if not isinstance(backend, ResidentBackend) or not backend.resides(expert):
+            is_batched = _takes_batches(backend, expert)
+            async with self._gates.slot(expert, is_batched=is_batched):
+                yield Turn(samples=samples if is_batched else 1)
             return
         async with AsyncExitStack() as held:
             if not backend.is_batched:
@@ -122,6 +123,11 @@ class Residency:
         driver = Driver(backend, settings=settings, line=self._gates.engines(), clock=self._clock)
         drivers.append(driver)
         return driver
+
+
+def _takes_batches(backend: Backend, expert: Expert) -> bool:
+    """Whether the expert's batches go out whole: not where it stands behind a server."""
+    return backend.is_batched and (not isinstance(backend, ResidentBackend) or backend.resides(expert))
 
 
 def _tokens(expert: Expert, batch: ExpertBatch) -> float:
