@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.errors import ConfigError, RouterError, nearest_name
 from router_service.files import end_last_line, is_json
-from router_service.types import DecisionMade, Event, Query, RouteDecision, SkillAnnotation
+from router_service.types import CompletionMemo, DecisionMade, Event, Query, RouteDecision, SkillAnnotation
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -112,6 +112,10 @@ class StreamingEngine(Protocol):
         """Events as they happen."""
         ...
 
+    def remembering(self, memo: CompletionMemo) -> StreamingEngine:
+        """The same engine with a memo of completions."""
+        ...
+
 
 class LoggingEngine:
     """An engine that notes each of its decisions before it passes it on."""
@@ -119,6 +123,10 @@ class LoggingEngine:
     def __init__(self, engine: StreamingEngine, log: DecisionLog) -> None:
         self._engine = engine
         self._log = log
+
+    def remembering(self, memo: CompletionMemo) -> LoggingEngine:
+        """This engine with a memo of completions: none that it keeps is asked for again."""
+        return LoggingEngine(self._engine.remembering(memo), self._log)
 
     async def stream(
         self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom = "arrival"
