@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from router_service._batch_lines import BatchLine, ChatParser
-from router_service._batch_output import FinishedLine, is_retryable, request_id
+from router_service._batch_output import is_retryable, request_id, route_of
 from router_service.errors import InvalidQuery
 from router_service.http.base import EngineLike
 from router_service.http.catalogue import Catalogue
@@ -16,6 +16,7 @@ from router_service.http.errors import failure_error, invalid_error
 from router_service.http.queries import controls_of, query_of
 from router_service.http.reports import chat_body, report_of
 from router_service.http.schemas import ChatRequest
+from router_service.store.base import FinishedEntry
 from router_service.types import Query, RouteFailure, RouteResponse
 
 __all__ = ["chat_line", "chat_parser"]
@@ -39,7 +40,7 @@ def chat_parser(engine: EngineLike) -> ChatParser:
     return parse
 
 
-def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
+def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedEntry:
     """The record of a line that was run: HTTP status and body as the REST door would have answered."""
     if isinstance(end, RouteResponse):
         status = 200
@@ -55,7 +56,14 @@ def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLin
         "response": {"status_code": status, "request_id": request_id(line), "body": body},
         "error": None,
     }
-    return FinishedLine(output=output, has_failed=status != 200, usage=end.usage, is_retryable=is_retryable(end))
+    return FinishedEntry(
+        number=line.number,
+        output=output,
+        has_failed=status != 200,
+        usage=end.usage,
+        is_retryable=is_retryable(end),
+        route=route_of(end.decision),
+    )
 
 
 def _forget_times(report: dict[str, Any]) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from router_service.errors import ConfigError, InvalidQuery, RouterError, nearest_name
 from router_service.types import AnswerKind, Query, Question
 
-__all__ = ["BatchLine", "ChatParser", "fingerprint_file", "read_lines"]
+__all__ = ["BatchLine", "ChatParser", "LineParser", "QuestionReader", "fingerprint_file", "identify_line", "read_lines"]
 
 Form = Literal["plain", "openai"]
 ChatParser = Callable[[str, Mapping[str, Any]], Query]
 """A query made of an id and the body of a chat request; raises `InvalidQuery` or `UnknownNameError`."""
 
 QuestionReader = Callable[[Question], Query]
+"""A query made of a plain line's question."""
 
 _PLAIN_KEYS = (
     "id",
@@ -46,7 +47,7 @@ class BatchLine:
     """One input line: `query` where it can be run, else `problem`.
 
     `id` is as the line gives it (None where it has none), `model` what a chat body asks for. `number` counts from 1,
-    and empty lines count too, as an editor shows them.
+    and empty lines count too, as an editor shows them. `raw` is the line itself, without its break.
     """
 
     number: int
@@ -56,6 +57,35 @@ class BatchLine:
     model: str | None = None
     problem: str | None = None
     problem_code: str = InvalidQuery.code
+    raw: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineParser:
+    """Makes a question of one line by itself; `as_query` and `as_chat` know the engine that will answer it."""
+
+    as_query: QuestionReader
+    as_chat: ChatParser
+
+    def __call__(
+        self, number: int, raw: bytes, *, form: Form = "plain", seen: dict[str, int] | None = None
+    ) -> BatchLine:
+        """The line, or what is wrong with it. `form` is that of the line before, for one that says nothing of its own;
+        `seen` holds the ids so far with their lines, and gets this one's."""
+        line_id: str | int | None = None
+        try:
+            data = _parse(raw)
+            form = _form(data)
+            line_id = _line_id(data, form)
+            first = number if seen is None else seen.setdefault(str(line_id), number)
+            if first != number:
+                raise InvalidQuery(f"id {line_id!r} is already that of line {first}; give each line an id of its own")
+            query = _openai_query(data, self.as_chat) if form == "openai" else self.as_query(_question(data))
+        except RouterError as wrong:
+            problem = f"line {number}: {wrong.message}"
+            return BatchLine(number=number, form=form, id=line_id, problem=problem, problem_code=wrong.code, raw=raw)
+        model = data["body"].get("model") if form == "openai" else None
+        return BatchLine(number=number, form=form, id=line_id, query=query, model=model, raw=raw)
 
 
 def fingerprint_file(path: Path) -> str:
@@ -69,29 +99,23 @@ def fingerprint_file(path: Path) -> str:
 
 def read_lines(path: Path, *, as_query: QuestionReader, as_chat: ChatParser) -> Iterator[BatchLine]:
     """Every line that is not blank, in order; a malformed one, or a second one of an id, says what is wrong with it."""
+    parse = LineParser(as_query=as_query, as_chat=as_chat)
     seen: dict[str, int] = {}
     form: Form = "plain"
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue
-            line_id: str | int | None = None
-            try:
-                data = _parse(raw)
-                form = "openai" if {"custom_id", "body"} & data.keys() else "plain"
-                line_id = _line_id(data, "custom_id" if form == "openai" else "id")
-                first = seen.setdefault(str(line_id), number)
-                if first != number:
-                    raise InvalidQuery(
-                        f"id {line_id!r} is already that of line {first}; give each line an id of its own"
-                    )
-                query = _openai_query(data, as_chat) if form == "openai" else as_query(_question(data))
-            except RouterError as wrong:
-                problem = f"line {number}: {wrong.message}"
-                yield BatchLine(number=number, form=form, id=line_id, problem=problem, problem_code=wrong.code)
-            else:
-                model = data["body"].get("model") if form == "openai" else None
-                yield BatchLine(number=number, form=form, id=line_id, query=query, model=model)
+            line = parse(number, raw.rstrip(b"\r\n"), form=form, seen=seen)
+            form = line.form
+            yield line
+
+
+def identify_line(number: int, raw: bytes) -> BatchLine:
+    """The form and the id of a line that is not going to be run."""
+    data = _parse(raw)
+    form = _form(data)
+    return BatchLine(number=number, form=form, id=_line_id(data, form), raw=raw)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -108,7 +132,12 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def _line_id(data: Mapping[str, Any], key: str) -> str | int:
+def _form(data: Mapping[str, Any]) -> Form:
+    return "openai" if {"custom_id", "body"} & data.keys() else "plain"
+
+
+def _line_id(data: Mapping[str, Any], form: Form) -> str | int:
+    key = "custom_id" if form == "openai" else "id"
     value = data.get(key)
     is_id = isinstance(value, int | str) and not isinstance(value, bool) and value != ""
     if not is_id:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from router_service._cli_engine import LogOption, opened_log, with_engine
 from router_service._cli_options import EngineOptions, JsonOption
 from router_service._cli_output import print_json, print_lines, print_note, shown_cost
 from router_service._cli_progress import progress_bar
+from router_service._cli_store import MaxClaimsOption, StoreOption
 
 if TYPE_CHECKING:
     from router_service.batch import BatchEngine, BatchSummary
@@ -37,12 +38,14 @@ class BatchOptions(EngineOptions):
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where a failure may have passed; keep the rest.")
     ] = False
+    store: StoreOption = None
+    max_claims: MaxClaimsOption = 5
     log: LogOption = None
 
 
 def batch(options: BatchOptions) -> None:
     """Answer a file of questions; run it again after a kill, and it goes on where it was."""
-    from router_service.batch import BatchJob, batch_settings, run_batch
+    from router_service.batch import BatchJob, WorkOptions, batch_settings, run_batch
     from router_service.decision_log import LoggingEngine
 
     config = options.engine_config()
@@ -50,6 +53,7 @@ def batch(options: BatchOptions) -> None:
     async def work(engine: Engine) -> BatchSummary:
         from eval.grading import question_query
         from router_service._batch_chat import chat_parser
+        from router_service.store.opening import open_store
 
         job = BatchJob(
             source=options.source,
@@ -57,23 +61,30 @@ def batch(options: BatchOptions) -> None:
             as_query=question_query,
             as_chat=chat_parser(engine),
             settings=batch_settings(config, engine.pool.experts),
-            window=options.window,
+            work=WorkOptions(window=options.window, max_claims=options.max_claims),
             is_strict=options.strict,
             restarts=options.restart,
             retries_failed=options.retry_failed,
         )
-        with progress_bar(options.source.name) as on_progress, ExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            on_progress = stack.enter_context(progress_bar(options.source.name))
             runs: BatchEngine = engine
             if options.log is not None:
                 runs = LoggingEngine(engine, stack.enter_context(opened_log(options.log, config, engine)))
-            return await run_batch(runs, job, on_progress=on_progress)
+            store = None if options.store is None else open_store(options.store)
+            if store is not None:
+                stack.push_async_callback(store.aclose)
+            return await run_batch(runs, job, store=store, on_progress=on_progress)
 
     try:
-        _print(with_engine(config, work), as_json=options.as_json)
+        summary = with_engine(config, work)
     except KeyboardInterrupt:
         again = "the same command again without --restart" if options.restart else "the same command again"
         print_note(f"interrupted; run {again} to go on where it was")
         raise typer.Exit(130) from None
+    _print(summary, as_json=options.as_json)
+    if summary.n_cancelled:
+        raise typer.Exit(1)
 
 
 def _print(summary: BatchSummary, *, as_json: bool) -> None:
@@ -85,6 +96,7 @@ def _print(summary: BatchSummary, *, as_json: bool) -> None:
                 "answered": summary.n_answered,
                 "failed": summary.n_failed,
                 "retryable": summary.n_retryable,
+                "cancelled": summary.n_cancelled,
                 "resumed": summary.n_resumed,
                 "completions": summary.usage.completions,
                 "cost_usd": summary.usage.cost_usd,
@@ -95,6 +107,8 @@ def _print(summary: BatchSummary, *, as_json: bool) -> None:
     failed = f", {summary.n_failed} failed (each says why in its line)" if summary.n_failed else ""
     print_lines(f"{summary.target}: {summary.n_lines} lines finished{resumed}{failed}")
     print_lines(f"{summary.usage.completions} completions, {shown_cost(summary.usage.cost_usd)}", style="dim")
+    if summary.n_cancelled:
+        print_note(f"the batch was cancelled: {summary.n_cancelled} lines were left out")
     if summary.n_retryable:
         print_note(
             f"{summary.n_retryable} of {summary.n_failed} failed lines may do better now: run the command again with "

@@ -1,80 +1,58 @@
-"""Durable batches: a JSONL file of questions in, a JSONL file of answers out; a killed run goes on where it was."""
+"""Durable batches: a JSONL file of questions in, a JSONL file of answers out; a killed run goes on where it was.
+
+Behind it, for other doors: `submit` a job to a store, let any number of `BatchWorker`s work on it, `cancel` it, and
+`collect` its lines once it has ended.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from router_service._batch_journal import Journal, dump_json, part_path, remove_file, write_in_pieces
-from router_service._batch_lines import BatchLine, ChatParser, QuestionReader, fingerprint_file, read_lines
-from router_service._batch_output import FinishedLine, malformed_line, plain_line, read_back
-from router_service.config import EngineConfig
-from router_service.dispatch.ledger import DeadlinesFrom
-from router_service.errors import ConfigError, InvalidQuery
-from router_service.types import Answered, Event, Expert, Failed, Query, RouteFailure, RouteResponse, Usage
+from router_service._batch_files import remove_file
+from router_service._batch_job import BatchJob, check_files, require_no_problem
+from router_service._batch_jobs import JobEvents, work_job, work_jobs
+from router_service._batch_lines import LineParser, fingerprint_file
+from router_service._batch_receipt import Receipt, kept_lines, usage_of, valid_receipt, write_output
+from router_service._batch_service import cancel, collect, settle, submit
+from router_service._batch_settings import batch_settings, differences
+from router_service._batch_worker import BatchEngine, BatchWorker, JobGone, Progress, WorkOptions
+from router_service.errors import ConfigError, RouterError, UnknownNameError
+from router_service.store.base import Job, JobStore
+from router_service.store.sqlite import Sqlite
+from router_service.types import Usage
 
-__all__ = ["BatchEngine", "BatchJob", "BatchSummary", "batch_settings", "run_batch"]
-
-Progress = Callable[[int, int], None]
-"""Called with the lines finished and the lines in all."""
-
-_PROBLEMS_SHOWN = 5
-
-
-class BatchEngine(Protocol):
-    """The part of the engine that a batch needs."""
-
-    def stream(self, queries: Sequence[Query], *, deadlines_from: DeadlinesFrom) -> AsyncGenerator[Event, None]:
-        """Events as they happen; exactly one `Answered` or `Failed` per query."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchJob:
-    """One batch: where from, where to, and how.
-
-    `settings` says what the answers depend on besides the input (name -> fingerprint); a journal of other settings
-    is not continued. `window` is how many lines go to the engine at once: each expert is loaded once per window.
-    `restarts` drops what an earlier run finished; `retries_failed` keeps all of it but the lines whose failure may be
-    gone by now, and runs those again.
-    """
-
-    source: Path
-    target: Path
-    as_query: QuestionReader
-    as_chat: ChatParser
-    settings: Mapping[str, str] = field(default_factory=dict)
-    window: int = 512
-    is_strict: bool = False
-    restarts: bool = False
-    retries_failed: bool = False
-
-    @property
-    def journal_path(self) -> Path:
-        """Where finished lines are kept until all are."""
-        return self.target.with_name(self.target.name + ".journal")
-
-    @property
-    def receipt_path(self) -> Path:
-        """What stays beside a finished output, so that running the same batch again does nothing."""
-        return self.target.with_name(self.target.name + ".receipt")
-
-    def lines(self) -> Iterator[BatchLine]:
-        """The input's lines, read anew."""
-        return read_lines(self.source, as_query=self.as_query, as_chat=self.as_chat)
+__all__ = [
+    "BatchEngine",
+    "BatchJob",
+    "BatchSummary",
+    "BatchWorker",
+    "JobEvents",
+    "JobGone",
+    "LineParser",
+    "Progress",
+    "WorkOptions",
+    "batch_settings",
+    "cancel",
+    "collect",
+    "differences",
+    "run_batch",
+    "settle",
+    "submit",
+    "work_job",
+    "work_jobs",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
     """How a batch ended. `n_resumed` lines were finished by an earlier run; failed lines say why in the output.
 
-    `n_retryable` of the failed lines may do better in a run with `retries_failed`. `usage` adds up the lines of the
-    output; what a failed try had cost before another one is not in it.
+    `n_retryable` of the failed lines may do better in a run with `retries_failed`; `n_cancelled` of them were left out
+    because the job was cancelled. `usage` adds up the lines of the output; what a failed try had cost before another
+    one is not in it.
     """
 
     target: Path
@@ -83,6 +61,7 @@ class BatchSummary:
     n_retryable: int
     n_resumed: int
     usage: Usage
+    n_cancelled: int = 0
 
     @property
     def n_answered(self) -> int:
@@ -90,100 +69,97 @@ class BatchSummary:
         return self.n_lines - self.n_failed
 
 
-def batch_settings(config: EngineConfig, experts: Sequence[Expert]) -> dict[str, str]:
-    """What a batch's answers depend on besides its input, for `BatchJob.settings`: configuration, experts, artefact."""
-    from router_service.assembly import artefact_folder
-
-    settings = {f"config.{name}": _digest(value) for name, value in config.model_dump(mode="json").items()}
-    folder = artefact_folder(config)
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
-    return {
-        **settings,
-        "experts": _digest(experts),
-        "artefact": _digest({path.name: fingerprint_file(path) for path in files}),
-    }
-
-
-def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _plain(value: object) -> object:
-    """What JSON cannot hold, as something it can, in an order that is the same in every process."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: getattr(value, item.name) for item in fields(value)}
-    if isinstance(value, frozenset):
-        return sorted(value)
-    return dict(value) if isinstance(value, Mapping) else str(value)
-
-
-async def run_batch(engine: BatchEngine, job: BatchJob, *, on_progress: Progress | None = None) -> BatchSummary:
+async def run_batch(
+    engine: BatchEngine, job: BatchJob, *, store: JobStore | None = None, on_progress: Progress | None = None
+) -> BatchSummary:
     """Run every line that no earlier run finished, then write the output in input order, whole or not at all.
 
-    Each finished line is on disk before it counts, so a kill at any moment loses none and none is run twice.
-    Raises `ConfigError` where the input cannot be read, the output is another batch's or the input itself, or two
-    processes run one batch; `InvalidQuery` for a malformed line of a strict job, before anything is run.
+    The job is kept in `store` (by default in a file beside the output, `job.store_path`); where it is there already,
+    this process joins it. Each completion is on disk before it is used and each finished line before it counts, so a
+    kill at any moment loses none and none is asked for twice. Raises `ConfigError` where the input cannot be read, or
+    output or job are another batch's or the input itself; `InvalidQuery` for a malformed line of a strict job, before
+    anything is run; `StoreUnavailable` where store or output cannot be written for long, and nothing is lost then.
     """
-    _check_job(job)
+    check_files(job)
     header = {"input": fingerprint_file(job.source), **job.settings}
-    n_lines = _scan(job)
-    with Journal(job.journal_path, header, restarts=job.restarts) as journal:
-        receipt = None if job.restarts else _valid_receipt(job, header)
-        if receipt is not None and not (job.retries_failed and receipt["retryable"]):
-            journal.remove()
-            return _summary(job, receipt, n_resumed=n_lines)
-        if receipt is not None:
-            _reopen(job, journal, receipt)
-        elif not len(journal):
-            _begin(job, journal)
-        if job.retries_failed:
-            _forget_retryable(journal)
-        n_resumed = len(journal)
-        await _finish_lines(engine, job, journal, report=_report(on_progress, journal, n_lines))
-        receipt = _write_output(job, journal, header)
-        journal.remove()
+    if job.is_strict:
+        require_no_problem(job)
+    receipt = None if job.restarts else valid_receipt(job.target, header)
+    if receipt is not None and not (job.retries_failed and receipt["retryable"]):
+        await _clear_up(job)
+        return _summary(job, receipt, n_resumed=receipt["counts"]["lines"])
+    async with _opened(job, store) as place:
+        found, n_resumed = await _enlist(place, job, header=header, receipt=receipt)
+        worker = BatchWorker(engine, place, parser=job.parser, options=job.work)
+        try:
+            await worker.run(found.id, on_progress=on_progress)
+            receipt = await write_output(job.target, header, collect(place, found.id))
+            await (place.remove(found.id) if store is None else place.drop_memo(found.id))
+        except RouterError:
+            receipt = valid_receipt(job.target, header)  # another process may have finished it, and put the job away
+            if receipt is None:
+                raise
     return _summary(job, receipt, n_resumed=n_resumed)
 
 
-def _check_job(job: BatchJob) -> None:
-    """Refuse files that cannot be what they are named as, before any of them is opened or read."""
-    if job.restarts and job.retries_failed:
-        raise ConfigError("a batch is either begun anew (restart) or goes on with its failed lines; leave one out")
-    if not job.source.exists():
-        return  # reading it says so
-    if not job.source.is_file():
-        raise ConfigError(
-            f"the input {job.source} is not a regular file, and a batch reads its input several times; "
-            "write it to a file first, and name that"
-        )
-    beside = (job.journal_path, job.receipt_path, part_path(job.target), part_path(job.receipt_path))
-    for path in (job.target, *beside):
-        if path.exists() and path.samefile(job.source):
-            role = "" if path == job.target else f", which a batch to {job.target} writes on its way"
-            raise ConfigError(f"{path} is the input itself{role}; name another output file")
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} exists and is not a regular file; name an output file in a folder that exists")
+@asynccontextmanager
+async def _opened(job: BatchJob, store: JobStore | None) -> AsyncIterator[JobStore]:
+    """The store that was given, or the batch's own, whose file goes once no job is in it."""
+    if store is not None:
+        yield store
+        return
+    own = Sqlite(str(job.store_path))
+    try:
+        yield own
+    finally:
+        await own.discard()
 
 
-def _scan(job: BatchJob) -> int:
-    """The number of lines; a strict job refuses malformed ones here."""
-    n_lines, problems = 0, []
-    for line in job.lines():
-        n_lines += 1
-        if line.problem is not None:
-            problems.append(line.problem)
-    if job.is_strict and problems:
-        more = f"\n  and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-        shown = "".join(f"\n  {problem}" for problem in problems[:_PROBLEMS_SHOWN])
-        raise InvalidQuery(f"{job.source} has malformed lines, and nothing was run:{shown}{more}")
-    return n_lines
+async def _clear_up(job: BatchJob) -> None:
+    """Remove the batch's own store where a kill came between its receipt and that."""
+    if not job.store_path.exists():
+        return
+    with suppress(RouterError):
+        async with _opened(job, None) as own:
+            for left in await own.jobs():
+                await own.remove(left.id)
 
 
-def _begin(job: BatchJob, journal: Journal) -> None:
+async def _enlist(
+    store: JobStore, job: BatchJob, *, header: Mapping[str, str], receipt: Receipt | None
+) -> tuple[Job, int]:
+    """The batch's job, new or joined, with nothing of it finished that is to be run again; and how many lines an
+    earlier run finished."""
+    found = await _found(store, job)
+    if job.restarts and found is not None:
+        await store.remove(found.id)
+        found = None
+    is_resumed = found is not None or receipt is not None
+    if found is None:
+        if receipt is None:
+            _begin(job)
+        await _submit(store, job, header=header, receipt=receipt)
+        found = await store.job(job.job_id)
+    _require_same(job, found, header)
+    if receipt is not None:  # while it stands, the output counts and the job does not
+        remove_file(job.receipt_path)
+    if job.retries_failed and is_resumed:
+        await store.reopen(found.id)
+    return found, (await store.progress(found.id)).finished if is_resumed else 0
+
+
+async def _found(store: JobStore, job: BatchJob) -> Job | None:
+    try:
+        return await store.job(job.job_id)
+    except UnknownNameError:
+        is_own = isinstance(store, Sqlite) and store.path == job.store_path
+        others = await store.jobs() if is_own else []  # under another id where the folder was moved
+        return others[0] if others else None
+
+
+def _begin(job: BatchJob) -> None:
     """A fresh start: an output that is not this batch's is never overwritten unasked."""
     if job.target.exists() and not job.restarts:
-        journal.remove()
         raise ConfigError(
             f"{job.target} exists and is not the finished output of this input with these settings; "
             "give --restart to replace it, or name another output file"
@@ -191,139 +167,37 @@ def _begin(job: BatchJob, journal: Journal) -> None:
     job.receipt_path.unlink(missing_ok=True)
 
 
-def _reopen(job: BatchJob, journal: Journal, receipt: Mapping[str, Any]) -> None:
-    """Take the lines of a finished output back into the journal.
-
-    The receipt is removed last: while it stands, the output counts and the journal does not.
-    """
-    retryable = frozenset(receipt["retryable"])
-    with job.target.open("rb") as outputs:
-        journal.extend(
-            (line.number, _entry(read_back(json.loads(raw), is_retryable=line.number in retryable)))
-            for line, raw in zip(job.lines(), outputs, strict=True)
-            if not journal.has(line.number)
-        )
-    remove_file(job.receipt_path)
-
-
-def _forget_retryable(journal: Journal) -> None:
-    for number in [entry["line"] for entry in journal.entries() if entry.get("retryable")]:
-        journal.forget(number)
-
-
-def _report(on_progress: Progress | None, journal: Journal, n_lines: int) -> Callable[[], None]:
-    def report() -> None:
-        if on_progress is not None:
-            on_progress(len(journal), n_lines)
-
-    report()
-    return report
-
-
-async def _finish_lines(engine: BatchEngine, job: BatchJob, journal: Journal, *, report: Callable[[], None]) -> None:
-    window: list[BatchLine] = []
-    for line in job.lines():
-        if journal.has(line.number):
-            continue
-        if line.query is None:
-            journal.append(line.number, _entry(malformed_line(line)))
-            report()
-            continue
-        window.append(line)
-        if len(window) == job.window:
-            await _run_window(engine, window, journal, report=report)
-            window = []
-    if window:
-        await _run_window(engine, window, journal, report=report)
-
-
-async def _run_window(
-    engine: BatchEngine, window: Sequence[BatchLine], journal: Journal, *, report: Callable[[], None]
-) -> None:
-    by_id = {line.query.id: line for line in window if line.query is not None}
-    queries = [line.query for line in window if line.query is not None]
-    async with aclosing(engine.stream(queries, deadlines_from="first_call")) as events:
-        async for event in events:
-            end = _end(event)
-            if end is not None:
-                line = by_id[end.query_id]
-                journal.append(line.number, _entry(_finished(line, end)))
-                report()
-
-
-def _end(event: Event) -> RouteResponse | RouteFailure | None:
-    if isinstance(event, Answered):
-        return event.response
-    return event.failure if isinstance(event, Failed) else None
-
-
-def _finished(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedLine:
-    if line.form == "plain":
-        return plain_line(line, end)
-    from router_service._batch_chat import chat_line
-
-    return chat_line(line, end)
-
-
-def _entry(finished: FinishedLine) -> dict[str, Any]:
-    """What the journal holds of a finished line."""
-    return {
-        "failed": finished.has_failed,
-        "retryable": finished.is_retryable,
-        "usage": _parts(finished.usage),
-        "output": finished.output,
+async def _submit(store: JobStore, job: BatchJob, *, header: Mapping[str, str], receipt: Receipt | None) -> None:
+    """Put the batch into the store, with what its finished output holds; nothing where another process was faster."""
+    kept = None if receipt is None else kept_lines(job.target, job.lines(), receipt)
+    metadata = {
+        "input": str(job.source.absolute()),
+        "target": str(job.target.absolute()),
+        "replaces": _fingerprint(job.target),
     }
+    await submit(store, Job(id=job.job_id, header=header, metadata=metadata), job.lines(), kept=kept)
 
 
-def _write_output(job: BatchJob, journal: Journal, header: Mapping[str, str]) -> dict[str, Any]:
-    """Write the output and then its receipt; returns the receipt."""
-    counts: dict[str, Any] = {"lines": 0, "failed": 0}
-    retryable: list[int] = []
-    usage, checksum = Usage(), hashlib.sha256()
-
-    def pieces() -> Iterator[bytes]:
-        nonlocal usage
-        for entry in journal.entries():
-            counts["lines"] += 1
-            counts["failed"] += entry["failed"]
-            if entry.get("retryable"):
-                retryable.append(entry["line"])
-            usage += _usage(entry["usage"])
-            piece = dump_json(entry["output"])
-            checksum.update(piece)
-            yield piece
-
-    write_in_pieces(job.target, pieces())
-    counts["usage"] = _parts(usage)
-    receipt = {"batch": header, "output": checksum.hexdigest(), "counts": counts, "retryable": retryable}
-    write_in_pieces(job.receipt_path, iter([dump_json(receipt)]))
-    return receipt
+def _require_same(job: BatchJob, found: Job, header: Mapping[str, str]) -> None:
+    """Refuse to go on with a job of something else, or over an output that came into its way."""
+    changed = differences(found.header, header)
+    if changed:
+        raise ConfigError(
+            f"{job.target} belongs to an unfinished batch that differs in: {', '.join(changed)}. Run it again as it "
+            "was to finish it, give --restart to drop what it finished, or name another output file"
+        )
+    if not found.state.is_end and _fingerprint(job.target) not in ("", found.metadata.get("replaces", "")):
+        raise ConfigError(
+            f"{job.target} exists, and came there after this batch had begun; move it away and run the command again "
+            "to go on, or give --restart to replace it"
+        )
 
 
-def _valid_receipt(job: BatchJob, header: Mapping[str, str]) -> dict[str, Any] | None:
-    """The receipt, where the output beside it is the whole and unchanged result of this very batch."""
-    try:
-        receipt = json.loads(job.receipt_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(receipt, dict) or receipt.get("batch") != dict(header) or not job.target.exists():
-        return None
-    receipt.setdefault("retryable", [])  # one written before lines could be tried again
-    return receipt if receipt.get("output") == fingerprint_file(job.target) else None
+def _fingerprint(path: Path) -> str:
+    return fingerprint_file(path) if path.exists() else ""
 
 
-def _parts(usage: Usage) -> list[Any]:
-    return [usage.completions, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd]
-
-
-def _usage(parts: Iterable[Any]) -> Usage:
-    completions, prompt_tokens, completion_tokens, cost_usd = parts
-    return Usage(
-        completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd
-    )
-
-
-def _summary(job: BatchJob, receipt: Mapping[str, Any], *, n_resumed: int) -> BatchSummary:
+def _summary(job: BatchJob, receipt: Receipt, *, n_resumed: int) -> BatchSummary:
     counts = receipt["counts"]
     return BatchSummary(
         target=job.target,
@@ -331,5 +205,6 @@ def _summary(job: BatchJob, receipt: Mapping[str, Any], *, n_resumed: int) -> Ba
         n_failed=counts["failed"],
         n_retryable=len(receipt["retryable"]),
         n_resumed=n_resumed,
-        usage=_usage(counts["usage"]),
+        usage=usage_of(receipt),
+        n_cancelled=counts.get("cancelled", 0),
     )

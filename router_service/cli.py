@@ -14,6 +14,7 @@ from router_service import (
     _cli_convert,
     _cli_demo,
     _cli_harness,
+    _cli_jobs,
     _cli_pool,
     _cli_profile,
     _cli_recruiter,
@@ -21,6 +22,7 @@ from router_service import (
     _cli_report,
     _cli_route_replay,
     _cli_serve,
+    _cli_worker,
 )
 from router_service._cli_group import DEFAULT_COMMAND, CommandGroup
 from router_service._cli_options import QuestionOptions, takes
@@ -39,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 route_app = typer.Typer(cls=CommandGroup, help="Show who would be asked, and why; or decide logged questions again.")
+jobs_app = typer.Typer(help="Look at batches in a job store, stop them, forget them.", no_args_is_help=True)
 pool_app = typer.Typer(help="Look at a pool of experts.", no_args_is_help=True)
 eval_app = typer.Typer(help="Measure strategies.", no_args_is_help=True)
 recruiter_app = typer.Typer(help="Prepare who chooses the experts.", no_args_is_help=True)
@@ -49,6 +52,12 @@ app.add_typer(route_app, name="route")
 route_app.command(DEFAULT_COMMAND)(takes(_cli_ask.RouteOptions)(_cli_ask.route))
 route_app.command("replay")(takes(_cli_route_replay.RouteReplayOptions)(_cli_route_replay.replay_log))
 app.command()(takes(_cli_batch.BatchOptions)(_cli_batch.batch))
+app.command()(takes(_cli_worker.WorkerOptions)(_cli_worker.worker))
+app.add_typer(jobs_app, name="jobs")
+jobs_app.command("list")(takes(_cli_jobs.ListOptions)(_cli_jobs.list_jobs))
+jobs_app.command()(takes(_cli_jobs.ShowOptions)(_cli_jobs.show))
+jobs_app.command()(takes(_cli_jobs.JobOptions)(_cli_jobs.cancel))
+jobs_app.command()(takes(_cli_jobs.RemoveOptions)(_cli_jobs.remove))
 app.command()(takes(_cli_demo.DemoOptions)(_cli_demo.demo))
 app.command()(takes(_cli_serve.ServeOptions)(_cli_serve.serve))
 app.command()(takes(_cli_profile.ProfileOptions)(_cli_profile.profile))

@@ -160,7 +160,7 @@ class SqliteFile:
             db.execute("PRAGMA journal_mode=DELETE")  # refused while any other connection is open
             db.execute("BEGIN EXCLUSIVE")
             self.path.unlink(missing_ok=True)
-        except sqlite3.Error:
+        except (sqlite3.Error, RouterError):  # what is wrong with the file was told where it was used
             return False
         finally:
             self._close()

@@ -41,7 +41,7 @@ def job_of(row: Sequence[Any]) -> Job:
 
 
 def insert_job(
-    job: Job, lines: Iterable[JobLine], entries: Iterable[FinishedEntry], now: float, db: sqlite3.Connection
+    db: sqlite3.Connection, job: Job, *, lines: Iterable[JobLine], entries: Iterable[FinishedEntry], now: float
 ) -> bool:
     """Add a job, its lines and what is finished of them; False where the id is there already."""
     if db.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone() is not None:

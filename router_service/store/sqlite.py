@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -31,9 +30,11 @@ from router_service.store.base import (
     JobState,
     JobStore,
 )
+from router_service.store.gathering import Gathering
 from router_service.store.records import (
     completion_from_json,
     completion_to_json,
+    dump_json,
     entry_from_json,
     entry_to_json,
 )
@@ -68,7 +69,7 @@ class Sqlite(JobStore):
 
     async def create(self, job: Job, lines: Iterable[JobLine], *, entries: Iterable[FinishedEntry] = ()) -> bool:
         """Add a job with all its lines in one transaction."""
-        return await self._write(functools.partial(insert_job, job, lines, entries, self._clock()))
+        return await self._write(lambda db: insert_job(db, job, lines=lines, entries=entries, now=self._clock()))
 
     async def job(self, job_id: str) -> Job:
         """The job as it stands."""
@@ -248,32 +249,45 @@ class Sqlite(JobStore):
 
 
 class _Memo:
-    """The completions of one job in the file."""
+    """The completions of one job in the file. Calls that come together become one statement: between two statements the
+    file's thread would wait its turn with the busy one that runs the engine."""
 
     def __init__(self, file: SqliteFile, job_id: str) -> None:
         self._file = file
         self._job_id = job_id
+        self._recalls: Gathering[Sequence[str]] = Gathering(self._recall_groups)
+        self._keeps: Gathering[tuple[str, str]] = Gathering(self._keep_all)
 
     async def recall(self, keys: Sequence[str]) -> Mapping[str, Completion]:
         """Those of the keys that are kept."""
-
-        def work(db: sqlite3.Connection) -> dict[str, str]:
-            job = job_key(db, self._job_id)
-            sql = "SELECT completion FROM completions WHERE job = ? AND key = ?"
-            found = ((key, db.execute(sql, (job, key)).fetchone()) for key in keys)
-            return {key: row[0] for key, row in found if row is not None}
-
-        kept = cast(dict[str, str], await self._file.read(work))
-        return {key: completion_from_json(text) for key, text in kept.items()}
+        kept = cast(dict[str, str], await self._recalls(keys))
+        return {key: completion_from_json(kept[key]) for key in keys if key in kept}
 
     async def keep(self, key: str, completion: Completion) -> None:
         """Keep a completion; the first one of a key stays."""
-        text = completion_to_json(completion)
+        await self._keeps((key, completion_to_json(completion)))
+
+    async def _recall_groups(self, groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+        keys = dump_json([key for group in groups for key in group])
+
+        def work(db: sqlite3.Connection) -> dict[str, str]:
+            job = job_key(db, self._job_id)
+            wanted = "SELECT value FROM json_each(?)"
+            sql = f"SELECT key, completion FROM completions WHERE job = ? AND key IN ({wanted})"
+            return dict(db.execute(sql, (job, keys)))
+
+        kept = cast(dict[str, str], await self._file.read(work))
+        return [kept] * len(groups)
+
+    async def _keep_all(self, kept: Sequence[tuple[str, str]]) -> list[None]:
+        rows = dump_json(kept)
 
         def work(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR IGNORE INTO completions VALUES (?, ?, ?)", (job_key(db, self._job_id), key, text))
+            values = "SELECT ?, value ->> 0, value ->> 1 FROM json_each(?)"
+            db.execute(f"INSERT OR IGNORE INTO completions {values}", (job_key(db, self._job_id), rows))
 
         await self._file.write(work)
+        return [None] * len(kept)
 
 
 def _path_of(url: str) -> Path:

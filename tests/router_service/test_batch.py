@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experts_registry.pool import Pool
-from router_service._batch_journal import Journal
-from router_service._batch_lines import fingerprint_file
 from router_service.assembly import build_engine
-from router_service.batch import BatchJob, run_batch
+from router_service.batch import BatchJob, WorkOptions, run_batch
 from router_service.config import DispatchConfig, EngineConfig, PartConfig
 from router_service.errors import ConfigError, InvalidQuery
+from router_service.store.sqlite import Sqlite
 from router_service.types import (
     Answer,
     Answered,
@@ -51,6 +50,9 @@ class FakeEngine:
     @property
     def asked(self):
         return [query_id for window in self.windows for query_id in window]
+
+    def remembering(self, memo):
+        return self
 
     async def stream(self, queries, *, deadlines_from):
         assert deadlines_from == "first_call"
@@ -99,7 +101,8 @@ def as_chat(query_id, body):
     return user_query(query_id, body["messages"][-1]["content"])
 
 
-def job_of(folder, lines, **changes):
+def job_of(folder, lines, *, window=512, **changes):
+    changes.setdefault("work", WorkOptions(window=window))
     source = folder / "in.jsonl"
     source.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
     return BatchJob(source=source, target=folder / "out.jsonl", as_query=as_query, as_chat=as_chat, **changes)
@@ -107,6 +110,16 @@ def job_of(folder, lines, **changes):
 
 def questions(n):
     return [{"id": f"q{i}", "question": f"question {i}"} for i in range(n)]
+
+
+async def finished_ids(job):
+    """Ids of the lines that the batch's store holds, malformed ones left out; nothing where it has none."""
+    if not job.store_path.exists():
+        return []
+    store = Sqlite(str(job.store_path))
+    ids = [entry.output["id"] for (found,) in [await store.jobs()] async for entry in store.entries(found.id)]
+    await store.aclose()
+    return [found for found in ids if found is not None]
 
 
 def output(job):
@@ -213,20 +226,19 @@ async def test_cut_anywhere_the_output_is_that_of_an_undisturbed_run(tmp_path_fa
     for allowed in lives:
         engine = FakeEngine(lives=allowed)
         with pytest.raises(RuntimeError, match="power cut"):
-            if not job.journal_path.exists() and job.target.exists():
+            if not job.store_path.exists() and job.target.exists():
                 raise RuntimeError("power cut after the end")
             await run_batch(engine, job)
             raise RuntimeError("power cut after the end")
         assert not set(done) & set(engine.asked)
-        if not job.journal_path.exists():
+        if not job.store_path.exists():
             break
-        entries = [json.loads(line) for line in job.journal_path.read_text().splitlines()[1:]]
-        done = [entry["output"]["id"] for entry in entries]
+        done = await finished_ids(job)
     last = FakeEngine()
     await run_batch(last, job)
     assert not set(done) & set(last.asked)
     assert job.target.read_bytes() == calm.target.read_bytes()
-    assert not job.journal_path.exists()
+    assert not job.store_path.exists()
 
 
 async def test_running_a_finished_batch_again_does_nothing(tmp_path):
@@ -245,23 +257,52 @@ async def test_an_output_of_something_else_is_not_overwritten_unasked(tmp_path):
     with pytest.raises(ConfigError, match=r"out\.jsonl exists.*--restart.*another output"):
         await run_batch(FakeEngine(), job)
     assert job.target.read_text() == "precious\n"
-    assert not job.journal_path.exists()
+    assert not job.store_path.exists()
     await run_batch(FakeEngine(), replace(job, restarts=True))
     assert len(output(job)) == 2
 
 
-async def test_a_journal_without_a_line_is_no_right_to_an_output(tmp_path):
+async def test_an_output_that_came_after_the_batch_had_begun_is_not_overwritten_unasked(tmp_path):
     job = job_of(tmp_path, questions(2))
+    with pytest.raises(RuntimeError):
+        await run_batch(FakeEngine(lives=1), job)
     job.target.write_text("precious\n")
-    with Journal(job.journal_path, {"input": fingerprint_file(job.source)}):
-        pass  # killed before anything was noted
-    with pytest.raises(ConfigError, match=r"out\.jsonl exists"):
-        await run_batch(FakeEngine(), job)
+    engine = FakeEngine()
+    with pytest.raises(ConfigError, match=r"out\.jsonl exists, and came there after this batch had begun; move it"):
+        await run_batch(engine, job)
+    assert engine.asked == []
     assert job.target.read_text() == "precious\n"
+    job.target.unlink()
+    assert (await run_batch(engine, job)).n_resumed == 1
+
+
+async def test_a_restart_that_was_cut_goes_on_over_the_old_output(tmp_path):
+    job = job_of(tmp_path, questions(3))
+    job.target.write_text("to be replaced\n")
+    with pytest.raises(RuntimeError):
+        await run_batch(FakeEngine(lives=1), replace(job, restarts=True))
+    engine = FakeEngine()
+    assert (await run_batch(engine, job)).n_resumed == 1
+    assert len(engine.asked) == 2
+    assert len(output(job)) == 3
+
+
+async def test_an_unfinished_batch_of_an_older_version_is_not_asked_again_unasked(tmp_path):
+    job = job_of(tmp_path, questions(2))
+    journal = tmp_path / "out.jsonl.journal"
+    journal.write_text('{"kind": "enlist-batch-journal", "format": 1, "input": "abc"}\n{"line": 1}\n')
+    engine = FakeEngine()
+    with pytest.raises(ConfigError, match=r"journal is an unfinished batch of an earlier version.*--restart"):
+        await run_batch(engine, job)
+    assert engine.asked == []
+    assert journal.exists()
+    await run_batch(engine, replace(job, restarts=True))
+    assert not journal.exists()
+    assert len(output(job)) == 2
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("suffix", [".part", ".journal", ".receipt", ".receipt.part"])
+@pytest.mark.parametrize("suffix", [".part", ".job", ".job-wal", ".receipt", ".receipt.part"])
 async def test_the_input_is_none_of_the_files_beside_the_output(tmp_path, suffix, restarts):
     job = job_of(tmp_path, questions(2), restarts=restarts)
     source = job.source.rename(job.target.with_name(job.target.name + suffix))
@@ -288,7 +329,7 @@ async def test_an_output_that_is_no_file_is_refused_before_anything_is_asked(tmp
     with pytest.raises(ConfigError, match=r"out\.jsonl exists and is not a regular file"):
         await run_batch(engine, job)
     assert engine.asked == []
-    assert not job.journal_path.exists()
+    assert not job.store_path.exists()
 
 
 async def test_the_input_is_never_its_own_output(tmp_path):
@@ -335,7 +376,7 @@ async def test_progress_starts_at_what_is_finished_and_ends_at_all(tmp_path):
         await run_batch(FakeEngine(lives=3), job)
     seen = []
     await run_batch(FakeEngine(), job, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (3, 6)
+    assert seen[0] == (4, 6), "three that were answered, and the malformed one"
     assert seen[-1] == (6, 6)
 
 
@@ -437,7 +478,7 @@ async def test_an_unfinished_batch_asks_its_passing_failures_again_too(tmp_path)
 
 
 @pytest.mark.parametrize("retries_failed", [False, True])
-async def test_a_second_try_that_is_cut_loses_nothing(tmp_path, retries_failed):
+async def test_a_second_try_that_is_cut_goes_on_with_either_command(tmp_path, retries_failed):
     lines = [*questions(2), *({"id": f"d{n}", "question": DOWN} for n in range(3))]
     job = job_of(tmp_path, lines, window=1)
     await run_batch(FakeEngine(), job)
@@ -448,8 +489,8 @@ async def test_a_second_try_that_is_cut_loses_nothing(tmp_path, retries_failed):
     last = Recovered()
     summary = await run_batch(last, replace(job, retries_failed=retries_failed))
     assert output(job)[2]["error"] is None
-    assert last.asked == (["d1", "d2"] if retries_failed else [])
-    assert summary.n_retryable == (0 if retries_failed else 2)
+    assert last.asked == ["d1", "d2"]
+    assert (summary.n_retryable, summary.n_resumed) == (0, 3)
 
 
 async def test_a_batch_cannot_both_begin_anew_and_keep_what_was_finished(tmp_path):

@@ -1,4 +1,5 @@
-"""kill -9 at ten random points: the output is that of an undisturbed run, and no finished line is done twice."""
+"""kill -9 at random points: the output is that of an undisturbed run, and no completion that was kept is asked for
+again."""
 
 from __future__ import annotations
 
@@ -7,18 +8,25 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from tests.router_service.store.valkey import ValkeyServer
+
 ROOT = Path(__file__).parents[2]
-KILLS = 10
-LINES = 300
+EXPERTS = 3
+DEADLINE_S = 60
 
 
 def write_input(folder, n_lines):
@@ -29,84 +37,168 @@ def write_input(folder, n_lines):
     return folder
 
 
-def finished_ids(folder):
-    """Ids of the lines that the journal, or else the output, holds whole."""
-    journal, target = folder / "out.jsonl.journal", folder / "out.jsonl"
-    if journal.exists():
-        whole = [line for line in journal.read_bytes().split(b"\n")[1:-1]]
-        return {json.loads(line)["output"]["id"] for line in whole}
-    return {json.loads(line)["id"] for line in target.read_text().splitlines()} if target.exists() else set()
-
-
-def wait_for_lines(folder, wanted):
-    """Wait until so many lines are finished: a kill by progress comes in the middle on any machine, fast or slow."""
-    deadline = time.monotonic() + 20
-    while not (folder / "out.jsonl").exists() and time.monotonic() < deadline:
-        journal = folder / "out.jsonl.journal"
-        if journal.exists() and journal.read_bytes().count(b"\n") - 1 >= wanted:
-            return
-        time.sleep(0.001)
-
-
 class Nursery:
-    """Children that run the batch of one folder, see `batch_nursery`."""
+    """Children that run batches, one at a time, see `batch_nursery`."""
 
-    def __init__(self, folder):
+    def __init__(self, url=None):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.router_service.batch_nursery", str(folder)],
+            [sys.executable, "-m", "tests.router_service.batch_nursery", *([url] if url else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
             cwd=ROOT,
         )
+        self.child = None
 
-    def start(self):
-        self.process.stdin.write("go\n")
+    def start(self, folder):
+        self.process.stdin.write(f"{folder}\n".encode())
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self.child = int(self.process.stdout.readline())
+
+    def has_ended(self):
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
+    def kill(self):
+        """True where the child was still at work."""
+        if not self.has_ended():
+            os.kill(self.child, signal.SIGKILL)
+        return self.exit_code() != 0
 
     def exit_code(self):
         return int(self.process.stdout.readline())
 
     def close(self):
+        if self.child is not None and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child, signal.SIGKILL)
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(timeout=30)
 
 
-def test_ten_kills_change_nothing_and_repeat_nothing(tmp_path):
-    calm, cut = (write_input(tmp_path / name, LINES) for name in ("calm", "cut"))
-    undisturbed = Nursery(calm)
-    undisturbed.start()
-    assert undisturbed.exit_code() == 0
-    undisturbed.close()
+@dataclass
+class Calls:
+    """What the log of a folder says, read on from where it was read before."""
 
-    rng, log, nursery = random.Random(20), cut / "asked.log", Nursery(cut)
-    unfinished_at_kill = []
-    for _ in range(KILLS):
-        done, asked_before = finished_ids(cut), log.stat().st_size if log.exists() else 0
-        child = nursery.start()
-        wait_for_lines(cut, len(done) + rng.randint(0, LINES // (2 * KILLS)))
+    path: Path
+    asked: Counter = field(default_factory=Counter)
+    kept: set = field(default_factory=set)
+    repeated: list = field(default_factory=list)
+    _read: int = 0
+
+    def read(self):
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for line in content[self._read :].decode().splitlines():
+            what, key = line.split()
+            if what == "kept":
+                self.kept.add(key)
+                continue
+            self.asked[key] += 1
+            if key in self.kept:
+                self.repeated.append(key)
+        self._read = len(content)
+
+    @property
+    def n_asked(self):
+        return sum(self.asked.values())
+
+
+def kept_in_file(folder):
+    """What the memo of the batch's own store keeps: more than the log says, where a kill came in between."""
+    path = folder / "out.jsonl.job"
+    if not path.exists():
+        return set()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        rows = [json.loads(text) for (text,) in db.execute("SELECT completion FROM completions")]
+    return {f"{kept['query']}/{kept['expert']}/{kept['sample']}" for kept in rows}
+
+
+def wait_for_calls(calls, n_more, nurseries):
+    """Wait until so many calls went out: a kill by progress comes in the middle on any machine, fast or slow."""
+    calls.read()
+    wanted, deadline = calls.n_asked + n_more, time.monotonic() + DEADLINE_S
+    while calls.n_asked < wanted and not any(nursery.has_ended() for nursery in nurseries):
+        assert time.monotonic() < deadline, "the batch does not go on"
+        time.sleep(0.001)
+        calls.read()
+
+
+def run_cut(folder, nurseries, rng, *, n_kills, n_lines, has_file):
+    """One batch, killed again and again, then left to end; what was asked, and how many kills came in time."""
+    calls, n_in_time = Calls(folder / "calls.log"), 0
+    for nursery in nurseries:
+        nursery.start(folder)
+    for _ in range(n_kills):
+        wait_for_calls(calls, rng.randint(1, EXPERTS * n_lines // (n_kills + 2)), nurseries)
         time.sleep(rng.uniform(0.0, 0.003))
-        with contextlib.suppress(ProcessLookupError):  # it was done already: counted below, and too many of it fail
-            os.kill(child, signal.SIGKILL)
-        unfinished_at_kill.append(nursery.exit_code() != 0)
-        asked = {line.split()[0] for line in log.read_text()[asked_before:].splitlines()} if log.exists() else set()
-        assert not asked & done
-    done, asked_before = finished_ids(cut), log.stat().st_size
-    nursery.start()
-    assert nursery.exit_code() == 0
-    nursery.close()
-    assert not {line.split()[0] for line in log.read_text()[asked_before:].splitlines()} & done
-    assert (cut / "out.jsonl").read_bytes() == (calm / "out.jsonl").read_bytes()
-    assert not (cut / "out.jsonl.journal").exists()
-    assert sum(unfinished_at_kill) >= KILLS // 2, "the kills came too late to show anything"
+        nursery = rng.choice(nurseries)
+        n_in_time += nursery.kill()
+        calls.read()
+        if has_file:
+            calls.kept |= kept_in_file(folder)
+        nursery.start(folder)
+    assert [nursery.exit_code() for nursery in nurseries] == [0] * len(nurseries)
+    calls.read()
+    return calls, n_in_time
+
+
+def run_kills(tmp_path, *, n_batches, n_kills, n_lines, n_workers=1, url=None):
+    """Several batches with kills, beside an undisturbed one; what all of them asked."""
+    calm = write_input(tmp_path / "calm", n_lines)
+    nurseries = [Nursery(url) for _ in range(n_workers)]
+    rng, total = random.Random(20), Counter()
+    try:
+        nurseries[0].start(calm)
+        assert nurseries[0].exit_code() == 0
+        for number in range(n_batches):
+            folder = write_input(tmp_path / f"cut{number}", n_lines)
+            calls, n_in_time = run_cut(folder, nurseries, rng, n_kills=n_kills, n_lines=n_lines, has_file=url is None)
+            assert (folder / "out.jsonl").read_bytes() == (calm / "out.jsonl").read_bytes()
+            assert not calls.repeated
+            assert len(calls.asked) == EXPERTS * n_lines
+            assert not (folder / "out.jsonl.job").exists()
+            again = calls.n_asked - len(calls.asked)
+            total.update(kills=n_in_time, asked=calls.n_asked, kept=len(calls.kept), cut_and_asked_again=again)
+            total.update(repeated=len(calls.repeated))
+    finally:
+        for nursery in nurseries:
+            nursery.close()
+    return total
+
+
+def test_a_few_kills_change_nothing_and_repeat_nothing(tmp_path):
+    total = run_kills(tmp_path, n_batches=1, n_kills=6, n_lines=200)
+    assert total["kills"] >= 3, "the kills came too late to show anything"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("store", ["sqlite", "valkey"])
+def test_fifty_kills_change_nothing_and_repeat_nothing(tmp_path, capsys, store, n_workers):
+    server = None
+    if store == "valkey":
+        (tmp_path / "server").mkdir()
+        server = ValkeyServer(tmp_path / "server")
+    try:
+        url = None if server is None else f"{server.url}?prefix={uuid.uuid4().hex}"
+        started = time.monotonic()
+        total = run_kills(tmp_path, n_batches=5, n_kills=11, n_lines=500, n_workers=n_workers, url=url)
+    finally:
+        if server is not None:
+            server.stop()
+    with capsys.disabled():
+        print(f"\n{store}, {n_workers} workers, {time.monotonic() - started:.0f} s: {dict(total)}")
+    assert total["kills"] >= 50, "too many kills came too late"
+    assert total["repeated"] == 0
 
 
 # --- the same through the command line and a server ------------------------------------------------------------------
 
+KILLS = 10
+LINES = 300
+
 
 class CountingServer:
-    """An OpenAI-compatible server of one model that is slow enough to be interrupted and remembers who asked what."""
+    """An OpenAI-compatible server that is slow enough to be interrupted and remembers which model was asked what."""
 
     def __init__(self):
         self.asked = []
@@ -116,7 +208,7 @@ class CountingServer:
     async def chat(self, request):
         body = await request.json()
         text = body["messages"][-1]["content"]
-        self.asked.append(text)
+        self.asked.append(f"q{text.rsplit(' ', 1)[1]}/{body['model']}/0")
         await asyncio.sleep(0.05)
         choice = {"index": 0, "message": {"role": "assistant", "content": text[::-1]}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -125,7 +217,7 @@ class CountingServer:
                 "id": "x",
                 "object": "chat.completion",
                 "created": 0,
-                "model": "m",
+                "model": body["model"],
                 "choices": [choice],
                 "usage": usage,
             }
@@ -136,7 +228,7 @@ def pool_file(path, port):
     path.write_text(
         "experts:\n"
         + "".join(
-            f"  - {{id: {name}, model: m, backend: openai, address: 'http://127.0.0.1:{port}/v1',"
+            f"  - {{id: {name}, model: {name}, backend: openai, address: 'http://127.0.0.1:{port}/v1',"
             " prices: {input_usd_per_mtok: 1.0, output_usd_per_mtok: 2.0}}\n"
             for name in ("a", "b")
         )
@@ -178,7 +270,7 @@ async def test_the_command_survives_ten_kills(tmp_path):
         rng = random.Random(7)
         unfinished_at_kill = []
         for _ in range(KILLS):
-            done, n_asked = finished_ids(cut), len(server.asked)
+            kept, n_asked = kept_in_file(cut), len(server.asked)
             process = await start(cut)
             await wait_for(lambda seen=n_asked: len(server.asked) > seen, process)
             await asyncio.sleep(rng.uniform(0.0, 0.15))
@@ -186,10 +278,10 @@ async def test_the_command_survives_ten_kills(tmp_path):
             if process.returncode is None:
                 process.kill()
             await process.wait()
-            assert not {f"q{text.rsplit(' ', 1)[1]}" for text in server.asked[n_asked:]} & done
-        done, n_asked = finished_ids(cut), len(server.asked)
+            assert not set(server.asked[n_asked:]) & kept
+        kept, n_asked = kept_in_file(cut), len(server.asked)
         assert await (await start(cut)).wait() == 0
-        assert not {f"q{text.rsplit(' ', 1)[1]}" for text in server.asked[n_asked:]} & done
+        assert not set(server.asked[n_asked:]) & kept
         assert (cut / "out.jsonl").read_bytes() == (calm / "out.jsonl").read_bytes()
         assert sum(unfinished_at_kill) >= KILLS // 2, "the kills came too late to show anything"
     finally:

@@ -218,6 +218,7 @@ def test_batch_answers_plain_and_openai_lines(enlist, work):
         "answered": 2,
         "failed": 2,
         "retryable": 0,
+        "cancelled": 0,
         "resumed": 0,
         "completions": 4,
         "cost_usd": 0,
@@ -283,7 +284,7 @@ def test_an_interrupted_batch_says_how_it_goes_on(work, options, said):
     command = [sys.executable, "-c", HEARING_INTERRUPTS, "batch", "in.jsonl", "out.jsonl", *options, *ENGINE]
     with subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         deadline = time.monotonic() + 30
-        while not (work / "out.jsonl.journal").exists():
+        while not (work / "out.jsonl.job").exists():
             assert time.monotonic() < deadline, "the batch did not begin"
             time.sleep(0.05)
         run.send_signal(signal.SIGINT)
