@@ -24,6 +24,7 @@ from router_service.types import (
     TokenDelta,
     user_query,
 )
+from tests.router_service.backends import fake_engine
 from tests.router_service.backends.upstream import Upstream
 
 MODEL = "recorded-model"
@@ -31,11 +32,13 @@ MODEL = "recorded-model"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A backend under test with what it needs; `upstream` where it calls a server."""
+    """A backend under test with what it needs; `upstream` where it calls a server; `is_shared` where others use the
+    same instance and close it."""
 
     backend: Backend
     expert: Expert
     upstream: Upstream | None = None
+    is_shared: bool = False
 
 
 def questions(count: int) -> list[Query]:
@@ -88,11 +91,19 @@ async def embedded(name: str, folder: Path) -> AsyncIterator[Case]:
     yield Case(backend=BACKENDS.create(name), expert=expert)
 
 
+@asynccontextmanager
+async def of_straw(name: str, folder: Path) -> AsyncIterator[Case]:
+    expert = Expert(id="E", model=fake_engine.save_base(folder / "base", step_s=0.002), backend=name)
+    options = {"worker": fake_engine.SCRIPT, "devices": [{"name": "cpu"}]}
+    yield Case(backend=BACKENDS.create(name, options), expert=expert)
+
+
 CASES: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Case]]] = {
     "litellm": served,
     "openai": served,
     "replay": recorded,
     "transformers": embedded,
+    "vllm": of_straw,
 }
 
 

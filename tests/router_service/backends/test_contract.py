@@ -14,18 +14,25 @@ from router_service.backends.base import BACKENDS
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.runner import PanelReady, Runner
 from router_service.errors import ConfigError
-from router_service.types import Assignment, Completion, TokenDelta
+from router_service.types import Assignment, Completion, Expert, TokenDelta
 from tests.router_service.backends.cases import CASES, Case, batch, pieces, plain, questions
 
-SLOW = {"transformers"}
+REAL_VLLM = "vllm on real weights"
+SLOW = {"transformers", REAL_VLLM}
 """Backends that load a real model."""
 
 
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BACKENDS.names()]
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in (*BACKENDS.names(), REAL_VLLM)
+    ]
 )
 async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
     name = request.param
+    if name == REAL_VLLM:
+        expert = Expert(id="E", model="builtin:smollm2-135m-instruct", backend="vllm")
+        yield Case(backend=request.getfixturevalue("real_vllm"), expert=expert, is_shared=True)
+        return
     async with CASES.get(name, plain)(name, tmp_path) as case:
         yield case
         await case.backend.aclose()
@@ -91,6 +98,8 @@ async def test_an_unknown_option_of_an_expert_is_refused(case: Case) -> None:
 
 
 async def test_it_can_be_closed_twice_and_unused(case: Case) -> None:
+    if case.is_shared:
+        pytest.skip("others use it: they would wait for it to load again")
     await case.backend.aclose()
     await case.backend.aclose()
 

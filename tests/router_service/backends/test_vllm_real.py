@@ -1,0 +1,202 @@
+"""The backend `vllm` on real vLLM and real weights, on the processor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router_service.backends._transformers_files import find_base
+from router_service.backends.transformers import Transformers
+from router_service.backends.vllm import Vllm
+from router_service.errors import ExpertRefused, ExpertUnavailable
+from router_service.types import (
+    AnswerKind,
+    Assignment,
+    Completion,
+    Expert,
+    ExpertBatch,
+    Sampling,
+    TaskFormat,
+    TokenDelta,
+    user_query,
+)
+from tests.router_service.backends.real_engine import graded, local_experts, questions_for, real_python
+from tests.router_service.backends.straw import ask, is_running, pieces, texts, until
+from tests.router_service.backends.tiny_models import save_adapter, save_model
+
+pytestmark = pytest.mark.slow
+
+COMPARED = ("arithmetic", "roman", "family")
+QUESTIONS = 100
+POINTS = 0.03
+SHORT = Sampling(max_tokens=8)
+
+
+def engine_pid(backend: Vllm) -> int:
+    """The process of the one engine that is resident."""
+    [engine] = backend._engines.on(None)
+    assert engine.process.pid is not None
+    return engine.process.pid
+
+
+def tree_gib(pid: int) -> float:
+    """Resident memory of a process and its children."""
+    total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return total + sum(tree_gib(int(child)) for child in children)
+
+
+async def test_one_engine_answers_all_experts_at_once_as_well_as_transformers_does(real_vllm: Vllm) -> None:
+    experts, embedded = local_experts("vllm"), Transformers(threads=1)
+    asked = {name: questions_for(experts[name], n=QUESTIONS) for name in COMPARED}
+    mixed = await asyncio.gather(*(graded(real_vllm, experts[name], asked[name]) for name in COMPARED))
+    engine_pid(real_vllm)  # there is one
+    for name, right in zip(COMPARED, mixed, strict=True):
+        other = await graded(embedded, replace(experts[name], backend="transformers"), asked[name])
+        assert abs(sum(right) - sum(other)) / QUESTIONS <= POINTS, (name, sum(right), sum(other))
+        assert sum(right) / QUESTIONS > 0.5, f"{name} is a specialist of these questions"
+    await embedded.aclose()
+
+
+async def test_every_expert_of_the_pool_is_itself(real_vllm: Vllm) -> None:
+    """Their first words to the same question differ as those of the embedded engine do, likelihood included."""
+    experts, embedded = local_experts("vllm"), Transformers(threads=1)
+    question = ask("What is 17 + 25?", sampling=SHORT)
+
+    async def said(expert: Expert) -> Completion:
+        [completion] = await pieces(real_vllm, expert, question)
+        return completion
+
+    mixed = await asyncio.gather(*map(said, experts.values()))
+    assert len({completion.text for completion in mixed}) >= 4
+    for completion in mixed:
+        expert = replace(experts[completion.expert_id], backend="transformers")
+        [other] = [p async for p in embedded.complete(expert, _batch(expert, question))]
+        if completion.text == other.text:  # a near tie may go either way
+            assert completion.logprob == pytest.approx(other.logprob, abs=0.01)
+            assert completion.usage == other.usage and completion.finish_reason == other.finish_reason
+    assert sum(c.text == "42" for c in mixed if c.expert_id == "arithmetic") == 1
+    await embedded.aclose()
+
+
+def _batch(expert: Expert, *assignments: Assignment) -> ExpertBatch:
+    return ExpertBatch(expert_id=expert.id, assignments=assignments)
+
+
+async def test_texts_are_scored_as_transformers_scores_them(real_vllm: Vllm) -> None:
+    experts = local_experts("vllm")
+    cases = [
+        ("What is 17 + 25?", "42"),
+        ("What is 17 + 25?", "The sum is 42."),
+        ("Write 14 as a roman numeral.", "XIV"),
+    ]
+    for expert in (experts["generalist"], experts["arithmetic"]):
+        scores = await real_vllm.score(expert, [(user_query("q", text), said) for text, said in cases])
+        for score, (text, said) in zip(scores, cases, strict=True):
+            wanted, tokens = await asyncio.to_thread(score_by_transformers, expert, text, said)
+            assert score.tokens == tokens and score.logprob_sum == pytest.approx(wanted, abs=0.02)
+
+
+def score_by_transformers(expert: Expert, text: str, said: str) -> tuple[float, int]:
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = find_base(expert)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    model = peft.PeftModel.from_pretrained(model, expert.adapter) if expert.adapter else model
+    turns = [{"role": "user", "content": text}]
+    prompt = tokenizer(
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), add_special_tokens=False
+    )["input_ids"]
+    answer = tokenizer(said, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    picked = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)]
+    return sum(picked), len(answer)
+
+
+async def test_samples_have_seeds_of_their_own(real_vllm: Vllm) -> None:
+    expert = local_experts("vllm")["generalist"]
+    warm = Sampling(temperature=0.9, max_tokens=10)
+    together = await texts(real_vllm, expert, ask("Tell me a story.", sampling=warm, samples=4, seed=5))
+    alone = [
+        await texts(real_vllm, expert, ask("Tell me a story.", sampling=warm, first_sample=i, seed=5)) for i in (3, 1)
+    ]
+    assert len(set(together)) > 1 and alone == [[together[3]], [together[1]]]
+
+
+async def test_stops_streams_and_structure(real_vllm: Vllm) -> None:
+    expert = local_experts("vllm")["generalist"]
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
+    format_ = TaskFormat(kind=AnswerKind.JSON, json_schema=json.dumps(schema))
+    query = replace(user_query("json", "How old is she?", task_format=format_), sampling=Sampling(max_tokens=40))
+    items = await pieces(
+        real_vllm,
+        expert,
+        Assignment(query=query),
+        ask("Count to five.", sampling=Sampling(max_tokens=24, stop=("3", "three"))),
+        ask("Say hello.", sampling=Sampling(max_tokens=12), streams=True),
+        ask("word " * 2100),
+    )
+    found = {item.query_id: item for item in items if isinstance(item, Completion)}
+    assert 1 <= json.loads(found["json"].text)["age"] <= 99
+    assert "3" not in found["Count to five."].text
+    streamed = [item.text for item in items if isinstance(item, TokenDelta)]
+    assert "".join(streamed) == found["Say hello."].text and len(streamed) > 2
+    refused = found["word " * 2100].error
+    assert refused.code == ExpertRefused.code and "window of 2048 tokens, and the query has 21" in refused.message
+
+
+async def test_an_engine_killed_at_work_is_replaced(real_vllm: Vllm) -> None:
+    experts = local_experts("vllm")
+    long = ask("Tell me a story.", sampling=Sampling(max_tokens=400, temperature=1.0), samples=4, streams=True)
+    short = ask("What is 17 + 25?", sampling=Sampling(max_tokens=1))
+    assert await texts(real_vllm, experts["arithmetic"], short)
+    pid, finished = engine_pid(real_vllm), []
+    with pytest.raises(ExpertUnavailable, match=r"killed by signal 9") as caught:
+        async for piece in real_vllm.complete(experts["generalist"], _batch(experts["generalist"], long, short)):
+            if isinstance(piece, Completion):
+                finished.append(piece)
+                os.kill(pid, signal.SIGKILL)
+    assert caught.value.retryable and [c.query_id for c in finished] == [short.query.id]
+    await until(lambda: not is_running(pid))
+    assert await texts(real_vllm, experts["arithmetic"], short)
+    assert engine_pid(real_vllm) != pid
+
+
+async def test_two_bases_swap_in_and_out_of_one_place(tmp_path: Path) -> None:
+    """Each release gives the memory back: the process is gone, and nothing of it is left."""
+    tiny = save_model(tmp_path / "tiny", hidden=256, window=512)
+    adapter = save_adapter(tmp_path / "adapter", tiny, seed=0)
+    backend = Vllm(python=real_python(), devices=[{"name": "cpu"}], threads=1)
+    large = local_experts("vllm")["generalist"]
+    small = Expert(id="tiny", model=tiny, backend="vllm", sampling=SHORT, options={"kv_cache_gib": 0.25})
+    adapted = replace(small, id="adapted", lora_base=tiny, adapter=adapter)
+    for expert in (large, small, adapted):
+        backend.check(expert)
+    first = await texts(backend, large, ask("What is 17 + 25?"))
+    pids = [engine_pid(backend)]
+    assert tree_gib(pids[0]) > 1.0
+    await backend.release(backend.footprint(large).model, device="cpu", sleeps=True)
+    assert not is_running(pids[0]), "vLLM cannot sleep on a processor"
+    plain, changed = [await texts(backend, expert, ask("a")) for expert in (small, adapted)]
+    assert plain != changed
+    pids.append(engine_pid(backend))
+    assert await texts(backend, large, ask("What is 17 + 25?")) == first
+    pids.append(engine_pid(backend))
+    assert [is_running(pid) for pid in pids] == [False, False, True] and len(set(pids)) == 3
+    await backend.aclose()
+    assert not is_running(pids[2])
