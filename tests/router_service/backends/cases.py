@@ -24,7 +24,7 @@ from router_service.types import (
     TokenDelta,
     user_query,
 )
-from tests.router_service.backends import fake_engine
+from tests.router_service.backends import fake_engine, fake_vllm
 from tests.router_service.backends.upstream import Upstream
 
 MODEL = "recorded-model"
@@ -98,12 +98,22 @@ async def of_straw(name: str, folder: Path) -> AsyncIterator[Case]:
     yield Case(backend=BACKENDS.create(name, options), expert=expert)
 
 
+@asynccontextmanager
+async def behind_a_server_of_ours(name: str, folder: Path) -> AsyncIterator[Case]:
+    backend = BACKENDS.create(name, {"python": fake_vllm.interpreter(folder)})
+    expert = Expert(
+        id="E", model=fake_engine.save_base(folder / "base"), backend=name, limits=ExpertLimits(timeout_s=10)
+    )
+    yield Case(backend=backend, expert=expert)
+
+
 CASES: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Case]]] = {
     "litellm": served,
     "openai": served,
     "replay": recorded,
     "transformers": embedded,
     "vllm": of_straw,
+    "vllm_serve": behind_a_server_of_ours,
 }
 
 
