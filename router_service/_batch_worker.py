@@ -186,6 +186,8 @@ class _JobRun:
             await asyncio.wait(tasks)
         for task in done:
             task.result()
+        if tasks[0] not in done:  # stopped before all was answered
+            await self.patience(lambda: self.store.give_back(self.job.id, worker=self.worker.name))
 
     async def _keep_leases(self) -> None:
         """Prolong the leases until the job stops, or all of them are lost."""
