@@ -18,10 +18,14 @@ _PLACES = frozenset({"config.pool", "config.artefact"})
 
 
 def batch_settings(config: EngineConfig, experts: Sequence[Expert]) -> dict[str, str]:
-    """What a batch's answers depend on besides its input, for `BatchJob.settings`: configuration, experts, artefact."""
+    """What a batch's answers depend on besides its input, for `BatchJob.settings`: configuration, experts, artefact.
+
+    Not on which machines they are made: a batch may go on in one process or on a cluster.
+    """
     from router_service.assembly import artefact_folder
 
-    settings = {f"config.{name}": _digest(value) for name, value in config.model_dump(mode="json").items()}
+    chosen = config.model_dump(mode="json", exclude={"cluster"})
+    settings = {f"config.{name}": _digest(value) for name, value in chosen.items()}
     folder = artefact_folder(config)
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
     return {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router_service._cli_cluster import AddressOption, EngineOption, on_engine
 from router_service._cli_engine import LogOption, opened_log, with_engine
 from router_service._cli_options import EngineOptions, JsonOption
 from router_service._cli_output import print_json, print_lines, print_note, shown_cost
@@ -38,6 +39,8 @@ class BatchOptions(EngineOptions):
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where a failure may have passed; keep the rest.")
     ] = False
+    engine: EngineOption = None
+    address: AddressOption = None
     store: StoreOption = None
     max_claims: MaxClaimsOption = 5
     log: LogOption = None
@@ -48,7 +51,7 @@ def batch(options: BatchOptions) -> None:
     from router_service.batch import BatchJob, WorkOptions, batch_settings, run_batch
     from router_service.decision_log import LoggingEngine
 
-    config = options.engine_config()
+    config = on_engine(options.engine_config(), options.engine, options.address)
 
     async def work(engine: Engine) -> BatchSummary:
         from eval.grading import question_query

@@ -212,7 +212,6 @@ def gpu_memory_gib() -> float | None:
 def _joined(address: str) -> Any:
     """Ray, connected to the cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process; the nodes keep logs of their own
     try:
         import ray
     except ImportError as missing:

@@ -11,35 +11,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from router_service.backends.base import Backend
-from router_service.dispatch._ray_places import Place
+from router_service.dispatch._ray_cluster import Cluster, Host
+from router_service.dispatch._ray_host import MakeBackend
+from router_service.dispatch._ray_places import Node, Place
 from router_service.dispatch.planner import SampleKey, keys_of
 from router_service.types import Completion, Expert, ExpertBatch
 from tests.router_service.dispatch.fakes import said
 
-_NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+_NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+_QUIET_AND_QUICK = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A dead node is noticed in some three seconds instead of Ray's twelve or more."""
 
 
 @contextmanager
-def ray_cluster(nodes: int) -> Iterator[Any]:
-    """A cluster whose nodes have 2 CPUs each by name, whatever this machine has; the head is one of them."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    from ray.cluster_utils import Cluster
+def ray_cluster(nodes: int, **head: int) -> Iterator[Any]:
+    """A cluster of nodes that have 2 CPUs each by name, whatever this machine has; the first is the head."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _QUIET_AND_QUICK.items():
+            patch.setenv(name, value)
+        ray = pytest.importorskip("ray", reason='pip install "enlist[ray]" to run this test')
+        from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **_NODE}, shutdown_at_exit=True)
-    try:
-        for _ in range(nodes - 1):
-            add_node(cluster)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args={**_NODE, **head}, shutdown_at_exit=True)
+        try:
+            for _ in range(nodes - 1):
+                add_node(cluster)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 def add_node(cluster: Any, **resources: int) -> Any:
     """A further node."""
-    return cluster.add_node(**{"num_cpus": 2, **_NODE, **resources})
+    return cluster.add_node(**{**_NODE, **resources})
+
+
+class FewerNodes:
+    """A cluster of which only so many nodes are used; `hidden` nodes are not among them."""
+
+    def __init__(self, cluster: Cluster, count: int, *, hidden: frozenset[str] = frozenset()) -> None:
+        self._cluster = cluster
+        self._count = count
+        self._hidden = hidden
+
+    def nodes(self, *, anew: bool = False) -> tuple[Node, ...]:
+        return tuple(node for node in self._cluster.nodes(anew=anew) if node.id not in self._hidden)[: self._count]
+
+    async def start(self, place: Place, make: MakeBackend) -> Host:
+        return await self._cluster.start(place, make)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +83,7 @@ class MakeTallied:
 
 
 class Tallied(Backend):
-    """Takes its time over each completion, and notes every one that it is asked for, by the process that it runs in."""
+    """Waits a while over each completion, and notes every one that it is asked for, by the process that it runs in."""
 
     is_batched = True
 
