@@ -5,61 +5,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
 from router_service.dispatch._residency_experience import Experience
+from router_service.dispatch._residency_moves import Ended, Moves
+from router_service.dispatch._residency_tickets import Request, Ticket
 from router_service.dispatch.gates import Line
 from router_service.dispatch.scheduler import Action, Load, Release, Schedule, SchedulerSettings, Start, Work
 from router_service.errors import ExpertError, ExpertUnavailable
 from router_service.types import Expert
 
-__all__ = ["Driver", "Request"]
+__all__ = ["Driver"]
 
 _log = logging.getLogger(__name__)
-
-_Then = Callable[[BaseException | None], None]
-"""What to do at the end of a load or release, told how it failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What one call wants a model for: so many samples, some tokens in all, for queries of these ids."""
-
-    expert: Expert
-    samples: int
-    tokens: float
-    queries: frozenset[str]
-    arrived_s: float
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Ticket:
-    """One call that waits for its model, or runs on it; `load` is which load of that model it runs on."""
-
-    id: str
-    request: Request
-    footprint: Footprint
-    place: asyncio.Future[str]
-    device: str | None = None
-    load: int = 0
-
-    def refuse(self, message: str, *, retryable: bool) -> None:
-        """End the wait."""
-        if not self.place.done():
-            error = ExpertUnavailable(message, expert_id=self.request.expert.id, retryable=retryable)
-            self.place.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A load or release that is under way."""
-
-    action: Load | Release
-    task: asyncio.Task[None]
 
 
 class Driver:
@@ -85,9 +46,9 @@ class Driver:
         self._schedule = Schedule((), settings)
         self._experience = Experience()
         self._numbers = itertools.count()
-        self._waiting: dict[str, _Ticket] = {}
-        self._running: dict[str, _Ticket] = {}
-        self._moves: dict[tuple[str, str], _Move] = {}
+        self._waiting: dict[str, Ticket] = {}
+        self._running: dict[str, Ticket] = {}
+        self._moves = Moves()
         self._loads: dict[tuple[str, str], int] = {}
         self._server: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -130,9 +91,8 @@ class Driver:
             ticket.refuse("the engine was closed while the call waited for its model", retryable=False)
         self._waiting.clear()
         self._running.clear()
-        tasks = [move.task for move in self._moves.values()]
+        tasks = self._moves.give_up()
         tasks += [self._server] if self._server is not None else []
-        self._moves.clear()
         if self.loop is asyncio.get_running_loop():
             for task in tasks:
                 task.cancel()
@@ -145,24 +105,24 @@ class Driver:
             self._schedule.finished(work_id, now=now)
         for work_id in self._waiting:
             self._schedule.withdraw(work_id, now=now)
-        for action in [move.action for move in self._moves.values()]:
+        for action in self._moves.under_way:
             if isinstance(action, Load):
                 self._schedule.load_failed(action.device, action.model, now=now)
             else:
                 self._schedule.released(action.device, action.model, now=now)
         self._running.clear()
         self._waiting.clear()
-        self._moves.clear()
+        self._moves.give_up()
         self._experience.interrupted()
         self.loop, self._line, self._news = asyncio.get_running_loop(), line, asyncio.Event()
         self._server = None
 
     # --- calls come and go -----------------------------------------------------------------------------------------
 
-    def _enter(self, request: Request) -> _Ticket:
+    def _enter(self, request: Request) -> Ticket:
         self._see_devices()
         footprint = self.footprint(request.expert)
-        ticket = _Ticket(
+        ticket = Ticket(
             id=f"{request.expert.id} {next(self._numbers)}",
             request=request,
             footprint=footprint,
@@ -182,7 +142,7 @@ class Driver:
         self._tell()
         return ticket
 
-    def _leave(self, ticket: _Ticket, tokens: float) -> None:
+    def _leave(self, ticket: Ticket, tokens: float) -> None:
         now = self._clock()
         if self._waiting.pop(ticket.id, None) is not None:
             self._schedule.withdraw(ticket.id, now=now)
@@ -192,7 +152,7 @@ class Driver:
             self._experience.ended(ticket.device, ticket.footprint.model, tokens=tokens, now=now)
         self._tell()
 
-    def _runs(self, ticket: _Ticket) -> bool:
+    def _runs(self, ticket: Ticket) -> bool:
         """Whether it runs, and its device was not lost meanwhile."""
         return ticket.id in self._running
 
@@ -225,8 +185,8 @@ class Driver:
         if self._devices.pop(device, None) is None:
             return
         _log.warning("device %s is lost: %s", device, message)
-        for place in [place for place in self._moves if place[0] == device]:
-            self._moves.pop(place).task.cancel()
+        for task in self._moves.give_up(device):
+            task.cancel()
         now = self._clock()
         stranded = self._schedule.lost(device, now=now)
         for ticket in [ticket for ticket in self._running.values() if ticket.device == device]:
@@ -235,7 +195,7 @@ class Driver:
         self._refuse(stranded, f"device {device!r} was lost ({message}), and no other can hold the model")
         self._tell()
 
-    def _crash(self, ticket: _Ticket) -> None:
+    def _crash(self, ticket: Ticket) -> None:
         """A model is gone by itself, with all that ran on it; only the first to say so is heard."""
         place = (ticket.device or "", ticket.footprint.model)
         if self._loads.get(place) == ticket.load:
@@ -296,10 +256,10 @@ class Driver:
         elif isinstance(action, Load):
             expert = self._waiting[action.work_id].request.expert
             load = self._backend.load(expert, device=action.device)
-            self._move(action, load, partial(self._loaded, action, self._clock()))
+            self._moves.begin(action, load, self._moved(action, partial(self._loaded, action, self._clock())))
         else:
             release = self._backend.release(action.model, device=action.device, sleeps=action.sleeps)
-            self._move(action, release, partial(self._released, action))
+            self._moves.begin(action, release, self._moved(action, partial(self._released, action)))
 
     def _start(self, start: Start) -> None:
         ticket = self._waiting.pop(start.work_id)
@@ -311,23 +271,17 @@ class Driver:
         if not ticket.place.done():
             ticket.place.set_result(start.device)
 
-    def _move(self, action: Load | Release, work: Coroutine[None, None, None], then: _Then) -> None:
-        task = self.loop.create_task(work, name=f"{type(action).__name__.lower()} {action.model} on {action.device}")
-        self._moves[action.device, action.model] = _Move(action, task)
-        task.add_done_callback(partial(self._moved, action, then))
+    def _moved(self, action: Load | Release, then: Callable[[BaseException | None], None]) -> Ended:
+        """What to do when a load or release ended in whatever way."""
 
-    def _moved(self, action: Load | Release, then: _Then, task: asyncio.Task[None]) -> None:
-        """A load or release ended in whatever way; nobody asks any more where the device was lost meanwhile."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        place = (action.device, action.model)
-        if place not in self._moves or self._moves[place].task is not task:
-            return
-        del self._moves[place]
-        if isinstance(error, DeviceLost):
-            self._lose(action.device, error.message)
-        else:
-            then(error)
-        self._tell()
+        def ended(error: BaseException | None) -> None:
+            if isinstance(error, DeviceLost):
+                self._lose(action.device, error.message)
+            else:
+                then(error)
+            self._tell()
+
+        return ended
 
     def _loaded(self, load: Load, began: float, error: BaseException | None) -> None:
         now = self._clock()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from experts_registry.estimate import estimate_usage
 from router_service.backends.base import Backend, ResidentBackend
 from router_service.config import DispatchConfig
-from router_service.dispatch._residency_driver import Driver, Request
+from router_service.dispatch._residency_driver import Driver
+from router_service.dispatch._residency_tickets import Request
 from router_service.dispatch.gates import Gates
 from router_service.dispatch.planner import in_parts
 from router_service.dispatch.scheduler import SchedulerSettings
