@@ -125,8 +125,8 @@ async def _compare_all(bench: BatchingBench, progress: Callable[[str], None]) ->
         backend = MeteredBackend(_resident(bench))
         try:
             progress(f"{bench.scale.bases} bases for {bench.backend}; loading one to warm up")
-            await warm_up(pool, backend, queries_of(bench.scale)[0], bench.scale)
-            compare = _Comparing(bench, pool, backend, progress)
+            await warm_up(pool, backend, queries_of(bench.scale)[0], scale=bench.scale)
+            compare = _Comparing(bench, pool, backend, progress=progress)
             short = await compare(bench.scale, naive_questions=bench.scale.questions)
             if not bench.long_questions:
                 return short, None
@@ -140,7 +140,7 @@ class _Comparing:
     """The three ways, one after the other, each from an empty memory."""
 
     def __init__(
-        self, bench: BatchingBench, pool: Pool, backend: MeteredBackend, progress: Callable[[str], None]
+        self, bench: BatchingBench, pool: Pool, backend: MeteredBackend, *, progress: Callable[[str], None]
     ) -> None:
         self.bench = bench
         self.pool = pool

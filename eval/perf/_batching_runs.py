@@ -103,7 +103,7 @@ class Run:
         }
 
 
-async def warm_up(pool: Pool, backend: MeteredBackend, query: Query, scale: BatchingScale) -> None:
+async def warm_up(pool: Pool, backend: MeteredBackend, query: Query, *, scale: BatchingScale) -> None:
     """Load and ask one expert, so that no run pays for imports and for reading the weights' file the first time."""
     small = replace(pool, experts=pool.experts[:1])
     engine = build_engine(config_of(replace(scale, k=1), prefetches=False), pool=small, backends=_named(pool, backend))
