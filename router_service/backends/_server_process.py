@@ -160,7 +160,7 @@ class ServerProcess:
     async def post(self, path: str, body: Mapping[str, Any] | None = None, *, limit_s: float) -> bool:
         """Ask for a thing that takes its time (to sleep, to wake); False where it was not done."""
         try:
-            status, _ = await asyncio.to_thread(self._ask, "POST", path, limit_s, body)
+            status, _ = await asyncio.to_thread(self._ask, "POST", path, limit_s=limit_s, body=body)
         except (OSError, http.client.HTTPException):
             return False
         return status == http.HTTPStatus.OK
@@ -195,7 +195,9 @@ class ServerProcess:
 
     # --- asked of the server, in threads ----------------------------------------------------------------------------
 
-    def _ask(self, method: str, path: str, limit_s: float, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+    def _ask(
+        self, method: str, path: str, *, limit_s: float, body: Mapping[str, Any] | None = None
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(_HOST, self._port, timeout=limit_s)
         try:
             headers = {"Authorization": f"Bearer {self.key.reveal()}", "Content-Type": "application/json"}
@@ -207,7 +209,7 @@ class ServerProcess:
 
     def _health(self) -> Health:
         try:
-            status, _ = self._ask("GET", "/health", self._order.probe_s)
+            status, _ = self._ask("GET", "/health", limit_s=self._order.probe_s)
         except TimeoutError:
             return "silent"
         except (OSError, http.client.HTTPException):
@@ -219,7 +221,7 @@ class ServerProcess:
         if not self.is_alive or self._health() != "well":
             return False
         with suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-            status, body = self._ask("GET", "/v1/models", self._order.probe_s)
+            status, body = self._ask("GET", "/v1/models", limit_s=self._order.probe_s)
             models = json.loads(body)["data"] if status == http.HTTPStatus.OK else []
             windows = [model.get("max_model_len") for model in models]
             self.window = next((window for window in windows if isinstance(window, int)), None)

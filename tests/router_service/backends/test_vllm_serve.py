@@ -142,6 +142,22 @@ async def test_it_asks_as_the_embedded_engines_do(tmp_path: Path, base: str) -> 
     assert (two["max_tokens"], two["seed"], two["logprobs"]) == (9, 5, True)
 
 
+async def test_what_is_up_can_be_seen_and_what_it_takes_is_learned(tmp_path: Path, base: str) -> None:
+    async with serving(tmp_path) as backend:
+        unsized = expert_on(base, memory_gib=None)
+        backend.check(unsized)
+        assert backend.footprint(unsized).memory_gib == pytest.approx(1.0 + 1.2 + 1.3, abs=0.01)
+        guessed_s = backend.footprint(unsized).load_s
+        await backend.load(unsized, device="cpu")
+        [report] = backend.servers
+        [server] = servers_of(base)
+        assert (report.device, report.pid, report.is_asleep) == ("cpu", server["pid"], False)
+        assert report.address == f"http://127.0.0.1:{server['port']}/v1"
+        assert backend.footprint(unsized).load_s < guessed_s
+        await backend.release(report.model, device="cpu")
+        assert not backend.servers
+
+
 # --- each assignment for itself --------------------------------------------------------------------------------------
 
 
