@@ -53,7 +53,7 @@ class Vllm(EngineBackend[Engine]):
         async with self._engine_for(expert, batch.device) as engine:
             try:
                 with engine.process.line() as line:
-                    async for piece in self._answers(expert, batch, engine, line):
+                    async for piece in self._answers(expert, batch, engine=engine, line=line):
                         if isinstance(piece, Completion):
                             engine.learned.tokens += piece.usage.completion_tokens
                         yield piece
@@ -84,7 +84,7 @@ class Vllm(EngineBackend[Engine]):
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
-    async def _answers(self, expert: Expert, batch: ExpertBatch, engine: Engine, line: Line) -> AsyncIterator[Piece]:
+    async def _answers(self, expert: Expert, batch: ExpertBatch, *, engine: Engine, line: Line) -> AsyncIterator[Piece]:
         adapter = engine.adapter_word(adapter_folder(expert))
         asked: dict[int, Asked] = {}
         refused: list[Completion] = []

@@ -110,10 +110,9 @@ class VllmServe(EngineBackend[Server]):
         somewhere else takes nothing here."""
         if expert.address is None:
             embedded = super().footprint(expert)
-            is_counted = (
-                expert.memory_gib is None and embedded.memory_gib is not None and self._places()[0].is_processor
-            )
-            return replace(embedded, memory_gib=(embedded.memory_gib or 0.0) + _SERVER_GIB) if is_counted else embedded
+            if expert.memory_gib is not None or embedded.memory_gib is None or not self._is_on_processor:
+                return embedded
+            return replace(embedded, memory_gib=embedded.memory_gib + _SERVER_GIB)
         where = f"a server at {expert.address}"
         return Footprint(model=where, turn=where, memory_gib=0.0, load_s=0.0, max_works=1000)
 
@@ -146,6 +145,10 @@ class VllmServe(EngineBackend[Server]):
         """End all servers of ours; a call that was open raises `ExpertUnavailable`."""
         await super().aclose()
         await self._calls.aclose()
+
+    @property
+    def _is_on_processor(self) -> bool:
+        return any(place.is_processor for place in self._places())
 
     def _require_room(self, expert: Expert, engine: Server) -> None:
         super()._require_room(expert, engine)
