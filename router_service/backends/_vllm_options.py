@@ -37,7 +37,7 @@ class VllmOptions(WeightsOptions):
 
     Experts of one base that say the same of the engine share it; others get an engine of their own. 0 and "" leave a
     choice to vLLM. `sleep_level` is how an engine that is to sleep does so: 1 keeps the weights in the machine's
-    memory, 2 reads them again, 0 never sleeps.
+    memory, 2 reads them again (with adapters it counts as 1), 0 never sleeps.
     """
 
     tensor_parallel_size: int = 1
@@ -138,7 +138,8 @@ def engine_order(
         # Layers without an adapter stay as they are: it saves time, above all in the last one, and vLLM 0.32 cannot
         # read given texts (prompt_logprobs) on a processor where that one may have an adapter.
         "wishes": {"lora_target_modules": sorted(adapters.targets)} if adapters.count else {},
-        "sleep_level": options.sleep_level,
+        # After level 2 vLLM reads weights by their own names, which layers with adapters have changed.
+        "sleep_level": min(options.sleep_level, 1) if adapters.count else options.sleep_level,
     }
 
 

@@ -171,16 +171,13 @@ class Engine:
         self._words.say(op="ok", **place(key_of(order)))
 
     def wake(self, order: Json) -> None:
-        """Bring the weights back; after level 2 they are read again, and adapters are attached anew."""
+        """Bring the weights back; after level 2, which no engine with adapters has, they are read again."""
         if self._level < 2:
             self._engine.wake_up()
         else:
             self._engine.wake_up(["weights"])
             self._engine.collective_rpc("reload_weights")
             self._engine.wake_up(["kv_cache"])
-            for number in self._adapters:
-                self._engine.remove_lora(number)
-            self._adapters.clear()
         self._words.say(op="ok", **place(key_of(order)))
 
     def step(self) -> None:

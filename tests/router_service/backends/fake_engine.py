@@ -174,9 +174,6 @@ class StrawEngine:
         if self.does.get("bad_adapter") == Path(adapter.path).name:
             raise RuntimeError("a tensor of that adapter is of the wrong size")
 
-    def remove_lora(self, number: int) -> None:
-        pass
-
     def add_request(
         self, name: str, prompt: dict[str, list[int]], params: Params, lora_request: SimpleNamespace | None
     ) -> None:

@@ -382,6 +382,15 @@ def test_the_engine_on_a_processor() -> None:
     assert (said["max_loras"], said["max_cpu_loras"], said["lora_target_modules"]) == (4, 12, ["o_proj", "q_proj"])
 
 
+def test_with_adapters_weights_stay_near_while_it_sleeps() -> None:
+    expert, adapters = expert_on("org/base", options={"sleep_level": 2}), Adapters(count=1, rank=8)
+    levels = [
+        engine_order(expert, vllm_options(expert), folder=Path("/w"), device=PAIR, adapters=some)["sleep_level"]
+        for some in (Adapters(), adapters)
+    ]
+    assert levels == [2, 1]
+
+
 def test_the_engine_on_gpus() -> None:
     options = {"tensor_parallel_size": 2, "quantization": "fp8", "kv_cache_gib": 2.5, "max_model_len": 4096}
     said = arguments_of(expert_on("org/base", options=options, memory_gib=24.0), PAIR)
