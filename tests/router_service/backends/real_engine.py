@@ -29,8 +29,10 @@ def local_experts(backend: str) -> dict[str, Expert]:
 
 
 def questions_for(expert: Expert, *, n: int) -> list[Question]:
-    """Test questions of the expert's own task; the generalist, who has none, gets word forms."""
-    return list(generate("word-forms" if expert.id == "generalist" else expert.id, "test", n=n))
+    """Questions of the expert's own task that nothing was trained on (from the splits test and fit, since one family
+    has fewer than 100 in each); the generalist, who has no task, gets word forms."""
+    task = "word-forms" if expert.id == "generalist" else expert.id
+    return [*generate(task, "test", n=n - n // 2), *generate(task, "fit", n=n // 2)]
 
 
 async def graded(backend: Backend, expert: Expert, questions: list[Question]) -> list[bool]:
