@@ -12,7 +12,7 @@ import pytest
 
 from router_service.batch import BatchJob, WorkOptions, cancel, run_batch
 from router_service.errors import ConfigError, StoreUnavailable
-from router_service.store.base import JobState
+from router_service.store.base import Job, JobState
 from router_service.store.memory import Memory
 from router_service.store.sqlite import Sqlite
 from tests.router_service.batch_parts import MemoEngine, parser
@@ -178,3 +178,13 @@ async def test_an_unfinished_batch_may_be_moved_with_its_folder(tmp_path):
     summary = await run_batch(again, replace(job, source=after / "in.jsonl", target=after / "out.jsonl"))
     assert summary.n_resumed == 2
     assert again.asked[0] == "q3/a"
+
+
+async def test_a_job_that_a_kill_left_behind_its_receipt_is_put_away(tmp_path):
+    job = job_of(tmp_path, 3)
+    await run_batch(MemoEngine(), job)
+    store = Sqlite(str(job.store_path))
+    await store.create(Job(id=job.job_id), [])
+    await store.aclose()
+    assert (await run_batch(MemoEngine(), job)).n_resumed == 3
+    assert not job.store_path.exists()
