@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,6 +118,6 @@ def _fitted(pieces: Sequence[Piece]) -> list[Piece]:
     left = sorted(pieces, key=lambda p: p.load_s)
     found = [left.pop(0)]
     while left:
-        fitting = [number for number, piece in enumerate(left) if piece.load_s <= found[-1].run_s]
-        found.append(left.pop(fitting[-1] if fitting else 0))
+        fitting = bisect_right(left, found[-1].run_s, key=lambda p: p.load_s)
+        found.append(left.pop(max(0, fitting - 1)))
     return found

@@ -13,9 +13,8 @@ from router_service.dispatch._schedule_queue import effective_s
 
 __all__ = ["find_homes", "take_over"]
 
-_STEPS_PER_WORK = 400
+_STEPS_PER_WORK = 500
 """Effort of a plan, in evaluated pieces; it grows with the works, so that planning costs each work the same."""
-_LEAST_STEPS = 20_000
 _MOST_STEPS = 400_000
 
 
@@ -56,7 +55,7 @@ class _Planning:
         board = self.board
         fixed = [self._fixed(place, seat) for place, seat in zip(self.places, self.seats, strict=True)]
         jobs = [self._job(model) for model in board.queues if model not in self.kept]
-        steps = min(_MOST_STEPS, _LEAST_STEPS + _STEPS_PER_WORK * board.unplanned)
+        steps = min(_MOST_STEPS, _STEPS_PER_WORK * board.unplanned)
         plan = placed(self.seats, jobs, fixed=fixed, steps=steps, splits=board.settings.replicates)
         board.unplanned = 0
         for job in jobs:

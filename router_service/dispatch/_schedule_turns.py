@@ -11,6 +11,9 @@ from router_service.dispatch._schedule_types import Action, Load, Release, Start
 
 __all__ = ["Turn"]
 
+_LOOKAHEAD = 8
+"""Models that are tried, in order, for one that fits beside what runs."""
+
 
 class Turn:
     """One device at one moment."""
@@ -40,6 +43,7 @@ class Turn:
         if place.computing is not None and not self.board.settings.prefetches:
             return []
         sooner: set[str] = set()
+        looked_at = 0
         for model in self._senior():
             if not place.is_ready(model) and self.board.window_ends_s(model) <= self.now:
                 if place.has_room(self.board.queues[model].footprint):
@@ -47,6 +51,9 @@ class Turn:
                 leaving = self._room_for(model, sooner)
                 if leaving:
                     return [self._release(other) for other in leaving]
+                looked_at += 1
+                if looked_at == _LOOKAHEAD:
+                    break
             sooner.add(model)
         return []
 
@@ -56,7 +63,8 @@ class Turn:
         eldest = self.board.eldest(self.place)
         if eldest is not None and self._are_all_ready():
             return eldest.work.footprint.model
-        return next((model for model in self._senior() if self.place.is_ready(model)), None)
+        ready = [m for m in self.place.there if m in self.place.ranks and self.place.is_ready(m) and self._is_senior(m)]
+        return min(ready, key=self.place.ranks.__getitem__, default=None)
 
     def _are_all_ready(self) -> bool:
         return all(self.place.is_ready(model) for _, model in self.place.order)
@@ -126,16 +134,17 @@ class Turn:
         return Start(device=place.device.name, work_id=work.id)
 
     def _senior(self) -> Iterator[str]:
-        """The agenda's models in order, but for those that may not go before its oldest work: a model may whose own
-        first work came at most `turn_cap` loads of the oldest one's model later."""
+        """The agenda's models in order, but for those that may not go before its oldest work."""
+        return (model for _, model in self.place.order if self._is_senior(model))
+
+    def _is_senior(self, model: str) -> bool:
+        """Whether an agenda model's turn may come before that of the oldest work's model: its own first work came at
+        most `turn_cap` loads of that one later."""
         eldest = self.board.eldest(self.place)
-        if eldest is None:
-            return
-        work = eldest.work
-        limit_s = work.arrived_s + self.board.settings.turn_cap * work.footprint.load_s
-        for _, model in self.place.order:
-            if model == work.footprint.model or self.board.queues[model].first().work.arrived_s <= limit_s:
-                yield model
+        if eldest is None or model == eldest.work.footprint.model:
+            return True
+        limit_s = eldest.work.arrived_s + self.board.settings.turn_cap * eldest.work.footprint.load_s
+        return self.board.queues[model].first().work.arrived_s <= limit_s
 
     def _load(self, model: str) -> Action:
         place, queue = self.place, self.board.queues[model]
