@@ -226,7 +226,7 @@ class _Window:
         try:
             if asked:
                 await self._stream(asked)
-        except Exception as broke:  # in a group, where the engine has several things under way
+        except Exception as broke:
             if self._run.memo.lost is not None:
                 raise self._run.memo.lost from broke
             raise

@@ -160,8 +160,11 @@ class Engine:
 
     async def _work(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> None:
         flights = await self._decide(queries, emit, deadlines_from)
-        while flights:
-            flights = await self._dispatch(flights, emit)
+        try:
+            while flights:
+                flights = await self._dispatch(flights, emit)
+        except ExceptionGroup as broken:  # so a task group wraps what its body raises
+            raise broken.exceptions[0] from broken
 
     async def _decide(self, queries: Sequence[Query], emit: Emit, deadlines_from: DeadlinesFrom) -> list[Flight]:
         await self._parts.make(queries)

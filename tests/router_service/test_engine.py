@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_service.errors import InvalidQuery, RoutingError
+from router_service.errors import InvalidQuery, RoutingError, StoreUnavailable
 from router_service.recruit.base import RecruitRequest
 from router_service.types import (
     Answered,
@@ -428,6 +429,18 @@ async def test_the_default_deadline_is_one_for_annotator_experts_and_writer() ->
     query = replace(user_query("q", "hi"), controls=RouteControls(aggregator="writer"))
     (end,) = await engine.run([query])
     assert isinstance(end, RouteResponse) and end.answer.text == ""
+
+
+async def test_a_memo_that_cannot_keep_ends_the_run_with_its_own_error() -> None:
+    class Full:
+        async def recall(self, keys: Sequence[str]) -> dict[str, Completion]:
+            return {}
+
+        async def keep(self, key: str, completion: Completion) -> None:
+            raise StoreUnavailable("no space left")
+
+    with pytest.raises(StoreUnavailable, match="no space left"):
+        await engine_of(FakeBackend()).remembering(Full()).run([user_query("q1", "x"), user_query("q2", "y")])
 
 
 async def test_route_asks_nobody() -> None:
