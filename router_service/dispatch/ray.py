@@ -18,7 +18,7 @@ from router_service.config import ClusterConfig
 from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
 from router_service.dispatch._ray_host import CompleteJob, Job, LoadJob, MakeBackend, ReleaseJob, Report
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
-from router_service.dispatch._ray_plain import as_resident
+from router_service.dispatch._ray_plain import as_resident, pieces_of
 from router_service.errors import ExpertError, ExpertUnavailable
 from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
 
@@ -98,6 +98,10 @@ class RayBackend(ResidentBackend):
         """What the wrapped backend says."""
         return self._template.footprint(expert)
 
+    def resides(self, expert: Expert) -> bool:
+        """What the wrapped backend says; an expert that needs no device is asked from here."""
+        return self._template.resides(expert)
+
     def check(self, expert: Expert) -> None:
         """What the wrapped backend says here; files and packages are to be the same on every node."""
         self._template.check(expert)
@@ -119,6 +123,11 @@ class RayBackend(ResidentBackend):
 
     async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Completion | TokenDelta, None]:
         """See `Backend.complete`. Where the host died meanwhile, the model is loaded into a new one first."""
+        if not self.resides(expert):
+            async with aclosing(pieces_of(self._template, expert, batch)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
         if batch.device is None:
             raise ExpertUnavailable(
                 f"expert {expert.id!r} runs on a cluster, and its batch names no device of it",

@@ -9,7 +9,7 @@ import typing
 from pydantic import BaseModel
 
 from experts_registry.pool_schema import ExpertEntry, LimitsEntry, PoolFile, PricesEntry, SamplingEntry
-from router_service.config import DispatchConfig, EngineConfig
+from router_service.config import ClusterConfig, DispatchConfig, EngineConfig
 from router_service.http.settings import ServerSettings
 from tests.meta.source import ROOT
 
@@ -27,6 +27,7 @@ case) and flags, and a pool is a YAML file of its own.
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Engine", EngineConfig),
     ("Engine: `dispatch`", DispatchConfig),
+    ("Engine: `cluster`", ClusterConfig),
     ("Server", ServerSettings),
     ("Pool file", PoolFile),
     ("Pool file: an expert, and `defaults`", ExpertEntry),

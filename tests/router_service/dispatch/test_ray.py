@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -74,6 +75,9 @@ class _Scripted(ResidentBackend):
 
     def devices(self) -> tuple[Device, ...]:
         return () if self.fault == "no device" else (Device(name="cuda:0"),)
+
+    def resides(self, expert: Expert) -> bool:
+        return expert.address is None
 
     def footprint(self, expert: Expert) -> Footprint:
         return Footprint(model=expert.model, turn=expert.model, memory_gib=2.0, max_works=4)
@@ -277,6 +281,16 @@ async def test_a_batch_that_names_no_device_is_refused() -> None:
         await anext(backend.complete(expert("E"), batch_of("E", query("q"))))
 
 
+async def test_an_expert_that_needs_no_device_is_asked_from_here() -> None:
+    cluster = FakeCluster(node(1))
+    backend = RayBackend(Scripted(), cluster=cluster)
+    elsewhere = replace(expert("E"), address="http://192.0.2.7:8000/v1")
+    runner = runner_of(backend, [elsewhere])
+    done = panels(await collect(runner, plan({"q0": "E", "q1": "E"})))
+    assert all(completion.succeeded for panel in done.values() for completion in panel)
+    assert cluster.hosts == []
+
+
 # --- what dies -------------------------------------------------------------------------------------------------------
 
 
@@ -414,3 +428,9 @@ def test_an_address_where_no_cluster_listens_is_an_error_at_once(address: str, s
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match=said):
         RayCluster(address)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r'pip install "enlist\[ray\]"'):
+        RayCluster("auto")

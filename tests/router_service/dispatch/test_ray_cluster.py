@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from router_service.dispatch._ray_places import Place
 from router_service.dispatch.planner import SampleKey, keys_of
 from router_service.dispatch.ray import RayBackend
 from router_service.dispatch.runner import PanelReady
-from router_service.types import Completion, Expert, ExpertBatch, Question, Sampling, user_query
+from router_service.types import Completion, Expert, ExpertBatch, Question, Sampling, TokenDelta, user_query
 from skills.base import ANNOTATORS
+from tests.router_service.backends.real_engine import real_python
 from tests.router_service.dispatch.fakes import batch_of, expert, plan, runner_of, said
 from tests.router_service.dispatch.ray_nursery import FewerNodes, MakeTallied, add_node, asked, pids, ray_cluster
 
@@ -197,27 +198,47 @@ def on(batch: ExpertBatch, device: str) -> ExpertBatch:
     return ExpertBatch(expert_id=batch.expert_id, assignments=batch.assignments, device=device)
 
 
-async def test_a_real_model_says_there_what_it_says_here(joined: RayCluster) -> None:
+def small_model(backend: str) -> tuple[Expert, ExpertBatch]:
     model = Expert(
         id="small",
         model="builtin:smollm2-135m-instruct",
-        backend="transformers",
+        backend=backend,
+        context_window=1024,
         sampling=Sampling(temperature=0.0, max_tokens=12),
     )
-    asked_ = batch_of("small", *(user_query(f"q{i}", f"What is {i} plus {i}?") for i in range(3)))
+    return model, batch_of("small", *(user_query(f"q{i}", f"What is {i} plus {i}?") for i in range(3)))
 
-    async def answers(pieces: Any) -> dict[str, str]:
-        return {piece.query_id: piece.text async for piece in pieces if isinstance(piece, Completion)}
 
+async def answers(pieces: AsyncIterator[Completion | TokenDelta]) -> dict[str, str]:
+    said_ = [piece async for piece in pieces if isinstance(piece, Completion)]
+    assert all(completion.succeeded for completion in said_), said_
+    return {completion.query_id: completion.text for completion in said_}
+
+
+async def answers_there(joined: RayCluster, wrapped: NamedBackend) -> dict[str, str]:
+    there = RayBackend(wrapped, cluster=FewerNodes(joined, 1))
+    try:
+        device = there.devices()[0].name
+        model, asked_ = small_model(wrapped.name)
+        there.check(model)
+        await there.load(model, device=device)
+        return await answers(there.complete(model, on(asked_, device)))
+    finally:
+        await there.aclose()
+
+
+async def test_a_real_model_says_there_what_it_says_here(joined: RayCluster) -> None:
     here = Transformers(threads=1)
-    expected = await answers(here.complete(model, asked_))
+    expected = await answers(here.complete(*small_model("transformers")))
     await here.aclose()
-    there = RayBackend(NamedBackend(name="transformers", options={"threads": 1}), cluster=FewerNodes(joined, 1))
-    device = there.devices()[0].name
-    await there.load(model, device=device)
-    found = await answers(there.complete(model, on(asked_, device)))
-    await there.aclose()
+    found = await answers_there(joined, NamedBackend(name="transformers", options={"threads": 1}))
     assert found == expected != {}
+
+
+async def test_a_vllm_engine_runs_there(joined: RayCluster) -> None:
+    found = await answers_there(joined, NamedBackend(name="vllm", options={"python": real_python(), "threads": 1}))
+    assert sorted(found) == ["q0", "q1", "q2"]
+    assert all(found.values())
 
 
 async def test_ray_data_annotates_as_is_done_here(joined: RayCluster) -> None:
