@@ -32,6 +32,8 @@ _LOOK_S: Final = 0.2
 """How often a silent process is looked at."""
 _LAST_WORDS_S: Final = 2.0
 """How long to wait for what a process that ended has left to say on its standard error."""
+_GROUP_S: Final = 1.0
+"""How long the other processes of its group may take to end by themselves."""
 _EXIT_S: Final = 10.0
 """How long a process may take to end after it closed its output, or was told to stop."""
 _STOPPED: Final = "it was stopped"
@@ -175,7 +177,7 @@ class EngineProcess:
             ) as process:
                 self._process = process
                 if self._fault:  # ended before it began
-                    _kill_group(process.pid)
+                    process.kill()
                 writer = threading.Thread(target=self._write, args=(process,), name="engine orders", daemon=True)
                 writer.start()
                 try:
@@ -209,14 +211,15 @@ class EngineProcess:
                 _write_all(process.stdin.fileno(), order)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Read both outputs until the standard output ends."""
+        """Read both outputs until the standard output or the process ends."""
         assert process.stdout is not None and process.stderr is not None
         words, murmur = _Splitter(_LONGEST_WORD_BYTES), _Splitter(_CHUNK_BYTES)
         with selectors.DefaultSelector() as outputs:
             outputs.register(process.stdout, selectors.EVENT_READ, words)
             outputs.register(process.stderr, selectors.EVENT_READ, murmur)
             while True:
-                for key, _ in outputs.select(_LOOK_S):
+                ready = outputs.select(_LOOK_S)
+                for key, _ in ready:
                     chunk = os.read(key.fd, _CHUNK_BYTES)
                     if not chunk and key.data is words:
                         return
@@ -224,6 +227,8 @@ class EngineProcess:
                         outputs.unregister(key.fileobj)
                     for text in key.data.lines(chunk):
                         (self._take if key.data is words else self._note)(text)
+                if process.poll() is not None and all(key.data is not words for key, _ in ready):
+                    return  # a child may hold its output open
                 self._look_at_silence()
 
     def _take(self, text: bytes) -> None:
@@ -269,7 +274,7 @@ class EngineProcess:
     def _kill(self, fault: str) -> None:
         self._fault = self._fault or fault
         if self._process is not None and self.is_alive:
-            _kill_group(self._process.pid)
+            self._process.kill()  # its group is ended once that is seen
 
 
 class _Splitter:
@@ -310,11 +315,16 @@ def _kill_group(group: int) -> None:
 
 
 def _end_group(group: int) -> None:
-    """Kill what is left of a group and wait for it to be gone, so that its memory is free."""
-    _kill_group(group)
-    until = time.monotonic() + _LAST_WORDS_S
-    while _has_members(group) and time.monotonic() < until:
-        time.sleep(0.02)
+    """See what is left of a group end, and kill what does not, so that its memory is free.
+
+    Processes that share a model end when the one that began them has; Python's resource tracker, which is among them,
+    gives back the shared memory that it left behind.
+    """
+    for patience_s in (_GROUP_S, _LAST_WORDS_S):
+        until = time.monotonic() + patience_s
+        while _has_members(group) and time.monotonic() < until:
+            time.sleep(0.02)
+        _kill_group(group)
 
 
 def _has_members(group: int) -> bool:

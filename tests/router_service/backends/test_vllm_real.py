@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,12 +99,12 @@ async def test_texts_are_scored_as_transformers_scores_them(real_vllm: Vllm) -> 
     ]
     for expert in (experts["generalist"], experts["arithmetic"]):
         scores = await real_vllm.score(expert, [(user_query("q", text), said) for text, said in cases])
-        for score, (text, said) in zip(scores, cases, strict=True):
-            wanted, tokens = await asyncio.to_thread(score_by_transformers, expert, text, said)
-            assert score.tokens == tokens and score.logprob_sum == pytest.approx(wanted, abs=0.02)
+        wanted = await asyncio.to_thread(scored_by_transformers, expert, cases)
+        for score, (logprob_sum, tokens) in zip(scores, wanted, strict=True):
+            assert score.tokens == tokens and score.logprob_sum == pytest.approx(logprob_sum, abs=0.02)
 
 
-def score_by_transformers(expert: Expert, text: str, said: str) -> tuple[float, int]:
+def scored_by_transformers(expert: Expert, cases: list[tuple[str, str]]) -> list[tuple[float, int]]:
     import peft
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,15 +113,16 @@ def score_by_transformers(expert: Expert, text: str, said: str) -> tuple[float, 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     model = peft.PeftModel.from_pretrained(model, expert.adapter) if expert.adapter else model
-    turns = [{"role": "user", "content": text}]
-    prompt = tokenizer(
-        tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), add_special_tokens=False
-    )["input_ids"]
-    answer = tokenizer(said, add_special_tokens=False)["input_ids"]
-    with torch.inference_mode():
-        logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-    picked = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)]
-    return sum(picked), len(answer)
+    found = []
+    for text, said in cases:
+        turns = [{"role": "user", "content": text}]
+        rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        prompt, answer = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (rendered, said))
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        picked = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)]
+        found.append((sum(picked), len(answer)))
+    return found
 
 
 async def test_samples_have_seeds_of_their_own(real_vllm: Vllm) -> None:
@@ -192,11 +194,44 @@ async def test_two_bases_swap_in_and_out_of_one_place(tmp_path: Path) -> None:
     assert tree_gib(pids[0]) > 1.0
     await backend.release(backend.footprint(large).model, device="cpu", sleeps=True)
     assert not is_running(pids[0]), "vLLM cannot sleep on a processor"
-    plain, changed = [await texts(backend, expert, ask("a")) for expert in (small, adapted)]
-    assert plain != changed
+    said = [completion for expert in (small, adapted) for completion in await pieces(backend, expert, ask("b"))]
+    assert said[0].text != said[1].text
+    for completion, expert in zip(said, (small, adapted), strict=True):
+        embedded, alike = Transformers(threads=1), replace(expert, options={})
+        [other] = [p async for p in embedded.complete(alike, _batch(alike, ask("b")))]
+        assert (completion.text, completion.logprob) == (other.text, pytest.approx(other.logprob, abs=0.01))
+        await embedded.aclose()
     pids.append(engine_pid(backend))
     assert await texts(backend, large, ask("What is 17 + 25?")) == first
     pids.append(engine_pid(backend))
     assert [is_running(pid) for pid in pids] == [False, False, True] and len(set(pids)) == 3
     await backend.aclose()
     assert not is_running(pids[2])
+
+
+async def test_a_model_shared_by_two_processes_says_the_same(tmp_path: Path) -> None:
+    """Tensor parallelism, as far as it can be had without GPUs; with the engine go all processes of its group."""
+    tiny = save_model(tmp_path / "tiny", hidden=256, window=512)
+    backend = Vllm(python=real_python(), devices=[{"name": "cpu"}], threads=1)
+    options = {"kv_cache_gib": 0.25, "tensor_parallel_size": 2}
+    expert = Expert(id="tiny", model=tiny, backend="vllm", sampling=SHORT, options=options)
+    said = await pieces(backend, expert, ask("a"), ask("what is 3 + 4?"))
+    group = members_of(engine_pid(backend))
+    assert len(group) >= 3, "the engine and two that share the model"
+    embedded = Transformers(threads=1)
+    alone = replace(expert, options={})
+    others = [p async for p in embedded.complete(alone, _batch(alone, ask("a"), ask("what is 3 + 4?")))]
+    assert sorted(c.text for c in said) == sorted(c.text for c in others)
+    await backend.release(backend.footprint(expert).model, device="cpu")
+    assert not any(map(is_running, group))
+    await embedded.aclose()
+
+
+def members_of(group: int) -> list[int]:
+    """The processes of a group."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[2]) == group:
+                found.append(int(entry.parent.name))
+    return found
