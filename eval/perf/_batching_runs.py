@@ -6,6 +6,7 @@ others give all questions to the engine as one wave.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from eval.perf._batching_scene import BatchingScale, config_of
 from experts_registry.pool import Pool
 from router_service.assembly import build_engine
 from router_service.backends.base import Device, Footprint, ResidentBackend
+from router_service.engine import Engine
 from router_service.types import Completion, Expert, ExpertBatch, Query, RouteFailure, RouteResponse, TokenDelta
 
 __all__ = ["MeteredBackend", "Run", "same_texts", "time_grouped", "time_naive", "warm_up"]
@@ -69,12 +71,14 @@ class MeteredBackend(ResidentBackend):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One way's figures. `wall_s` is for the `measured` questions; `all_s` for all of them, in proportion where only
-    some were measured."""
+    some were measured. `cpu_s` is what this process and the ended ones of its engines worked, which other load on the
+    machine mostly spares."""
 
     name: str
     questions: int
     measured: int
     wall_s: float
+    cpu_s: float
     loads: int
     distinct_models: int
     load_s_mean: float
@@ -87,6 +91,11 @@ class Run:
         """Seconds for all questions."""
         return self.wall_s * self.questions / self.measured
 
+    @property
+    def all_cpu_s(self) -> float:
+        """Seconds of work for all questions."""
+        return self.cpu_s * self.questions / self.measured
+
     def as_json(self) -> dict[str, object]:
         """The figures; what was said is left out."""
         return {
@@ -95,6 +104,7 @@ class Run:
             "measured_questions": self.measured,
             "wall_s": round(self.wall_s, 3),
             "wall_s_all_questions": round(self.all_s, 3),
+            "cpu_s_all_questions": round(self.all_cpu_s, 3),
             "s_per_question": round(self.all_s / self.questions, 4),
             "loads": self.loads,
             "distinct_models": self.distinct_models,
@@ -124,10 +134,7 @@ async def time_naive(
     clock = _Clock("naive", backend, max_models=1)
     for number, query in enumerate(queries, start=1):
         engine = build_engine(config_of(scale, prefetches=False), pool=pool, backends=_named(pool, backend))
-        began = time.perf_counter()
-        clock.ends += await engine.run([query])
-        await engine.aclose()
-        clock.wall_s += time.perf_counter() - began
+        await clock.answer(engine, [query])
         if number % 10 == 0:
             progress(f"naive: {number} of {len(queries)} questions in {clock.wall_s:.0f} s")
         if clock.wall_s > limit_s:
@@ -141,10 +148,7 @@ async def time_grouped(
     """All questions as one wave; with room for a second model where the next one is loaded beside the running one."""
     clock = _Clock("grouped + prefetch" if prefetches else "grouped", backend, max_models=2 if prefetches else 1)
     engine = build_engine(config_of(scale, prefetches=prefetches), pool=pool, backends=_named(pool, backend))
-    began = time.perf_counter()
-    clock.ends += await engine.run(queries)
-    await engine.aclose()
-    clock.wall_s = time.perf_counter() - began
+    await clock.answer(engine, queries)
     return clock.run(len(queries))
 
 
@@ -163,11 +167,19 @@ class _Clock:
     def __init__(self, name: str, backend: MeteredBackend, *, max_models: int) -> None:
         self.name = name
         self.backend = backend
-        self.wall_s = 0.0
+        self.wall_s = self.cpu_s = 0.0
         self.ends: list[RouteResponse | RouteFailure] = []
         backend.max_models = max_models
         backend.loads_s.clear()
         backend.models.clear()
+
+    async def answer(self, engine: Engine, queries: Sequence[Query]) -> None:
+        """Answer these and close the engine, on the clock."""
+        began, worked = time.perf_counter(), sum(os.times()[:4])
+        self.ends += await engine.run(queries)
+        await engine.aclose()
+        self.wall_s += time.perf_counter() - began
+        self.cpu_s += sum(os.times()[:4]) - worked
 
     def run(self, questions: int) -> Run:
         """The figures so far."""
@@ -178,6 +190,7 @@ class _Clock:
             questions=questions,
             measured=len(self.ends),
             wall_s=self.wall_s,
+            cpu_s=self.cpu_s,
             loads=len(loads_s),
             distinct_models=len(self.backend.models),
             load_s_mean=sum(loads_s) / max(1, len(loads_s)),
