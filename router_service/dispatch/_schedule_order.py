@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router_service.backends.base import Device, Footprint
@@ -79,20 +79,26 @@ def ordered(seat: Seat, pieces: Sequence[Piece], *, steps: int) -> tuple[float, 
     best_s, best = min(((finish_s(seat, order), order) for order in candidates), key=lambda found: found[0])
     floor = _floor_s(seat, pieces)
     is_better = True
-    while is_better and best_s > floor + 1e-9 and steps > len(pieces) ** 3:
-        steps -= len(pieces) ** 3
+    while is_better and best_s > floor + 1e-9 and steps > 0:
         is_better = False
-        for taken in range(len(best)):
-            rest = best[:taken] + best[taken + 1 :]
-            for place in range(len(best)):
-                order = [*rest[:place], best[taken], *rest[place:]]
-                order_s = finish_s(seat, order)
-                if order_s < best_s - 1e-9:
-                    best_s, best, is_better = order_s, order, True
-                    break
-            if is_better:
+        for order in _with_one_moved(best):
+            steps -= len(order)
+            order_s = finish_s(seat, order)
+            if order_s < best_s - 1e-9:
+                best_s, best, is_better = order_s, order, True
+                break
+            if steps <= 0:
                 break
     return best_s, best, steps
+
+
+def _with_one_moved(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """The order with one piece at another place."""
+    for taken, piece in enumerate(pieces):
+        rest = [*pieces[:taken], *pieces[taken + 1 :]]
+        for place in range(len(pieces)):
+            if place != taken:
+                yield [*rest[:place], piece, *rest[place:]]
 
 
 def _floor_s(seat: Seat, pieces: Sequence[Piece]) -> float:

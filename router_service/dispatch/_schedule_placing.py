@@ -14,6 +14,7 @@ from router_service.dispatch._schedule_queue import effective_s
 __all__ = ["find_homes", "take_over"]
 
 _STEPS_PER_WORK = 500
+_STEPS_PER_FIRST_WORK = 4000
 """Effort of a plan, in evaluated pieces; it grows with the works, so that planning costs each work the same."""
 _MOST_STEPS = 400_000
 
@@ -55,7 +56,7 @@ class _Planning:
         board = self.board
         fixed = [self._fixed(place, seat) for place, seat in zip(self.places, self.seats, strict=True)]
         jobs = [self._job(model) for model in board.queues if model not in self.kept]
-        steps = min(_MOST_STEPS, _STEPS_PER_WORK * board.unplanned)
+        steps = min(_MOST_STEPS, board.unplanned * (_STEPS_PER_WORK if board.homes else _STEPS_PER_FIRST_WORK))
         plan = placed(self.seats, jobs, fixed=fixed, steps=steps, splits=board.settings.replicates)
         board.unplanned = 0
         for job in jobs:
