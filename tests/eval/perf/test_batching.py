@@ -35,6 +35,7 @@ def report(source: Path, cache: Path) -> BatchingReport:
     return measure(bench)
 
 
+@pytest.mark.slow
 def test_each_way_loads_what_it_says_and_answers_the_same(report: BatchingReport, cache: Path) -> None:
     assert report.long is not None
     for comparison, naive_questions in ((report.short, 3), (report.long, 1)):
@@ -55,6 +56,7 @@ def test_each_way_loads_what_it_says_and_answers_the_same(report: BatchingReport
     assert not list(cache.iterdir())  # the made bases are gone
 
 
+@pytest.mark.slow
 def test_the_loop_over_questions_ends_at_its_limit(source: Path, cache: Path) -> None:
     bench = BatchingBench(scale=SCALE, options={"threads": 1}, source=source, naive_limit_s=0.0, long_questions=0)
     report = measure(bench)
