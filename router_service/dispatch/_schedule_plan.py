@@ -228,6 +228,7 @@ def _badness(ends: Sequence[float]) -> tuple[float, float]:
 
 def _shake(plan: Plan, rng: random.Random) -> None:
     """One exchange between two devices, whether it helps or not: one of the two is done last, or nearly."""
+    plan.steps -= 20 * len(plan.seats)
     numbers = sorted(range(len(plan.seats)), key=lambda n: -plan.ends[n])
     worst = numbers[min(len(numbers) - 1, int(rng.expovariate(1)))]
     other = rng.choice([n for n in numbers if n != worst])
