@@ -18,8 +18,33 @@ __all__ = ["Action", "Load", "Release", "Schedule", "SchedulerSettings", "Start"
 class Schedule:
     """The state of all devices and the plan for what waits; every method is told the time, none reads a clock.
 
-    On one device one model computes at a time, with up to `max_works` works of one turn; meanwhile one other model may
-    be loaded where memory allows (`prefetches`). A sleeping model takes neither memory nor one of `max_models`.
+    *A device.* One model computes at a time, up to `max_works` works of one turn at once; meanwhile one other model
+    may be loaded where memory allows (`prefetches`). Loads are one at a time. A sleeping model takes neither memory nor
+    one of `max_models`; a model of unknown size is alone; a device of unknown size without `max_models` holds one.
+
+    *Grouping.* A model's waiting works run before it is left. Works that came together are never split up by fairness,
+    so each model is loaded once per wave on a device, in Johnson's order or a better one.
+
+    *Placement.* Where many works came, all waiting models are planned anew: longest first onto the device that would be
+    done soonest (experts of the same queries apart where that is nearly equal), then moved, split (a copy on another
+    device) and swapped while the last device gets done sooner. A single new model goes to the device done soonest. A
+    device without an agenda takes over from the one done last whatever makes both done sooner, as a copy only where its
+    load is shorter than the queue time it saves (`replicates`).
+
+    *The window.* No load begins before its model's first work has waited `window_s`, not even on an idle device: a load
+    takes a thousand windows and cannot be taken back. Works of a model that is there never wait for it.
+
+    *Fairness.* A work may overtake an older one of another model only for `turn_cap` loads (c) of that model, counted
+    from when the older one came or the visit began; whose turn comes next, too, is one whose first work came at most c
+    loads later than the oldest's. Without failures a work waits at most
+
+        window_s + (1 + L / (c l)) S + (M + 1) ((1 + c) L + r + release)
+
+    with L and l the longest and shortest load, r the longest run, M the number of models, and S the run time of what is
+    senior to it: works not ended when it came that arrived at most c loads of its model after it. Why: each visit
+    before its own begins for a senior work. A visit that leaves some senior works of its model took at least c l for
+    senior ones, so there are at most S / (c l) of these, each with one load; one that leaves none is the model's last
+    before it, and costs a load, a cap of c L for younger works, and one work that began in it.
     """
 
     def __init__(self, devices: Sequence[Device], settings: SchedulerSettings | None = None) -> None:
