@@ -15,7 +15,7 @@ from router_service._batch_receipt import receipt_path
 from router_service._batch_worker import WorkOptions
 from router_service.errors import ConfigError, InvalidQuery
 
-__all__ = ["BatchJob", "check_files", "require_no_problem"]
+__all__ = ["BatchJob", "check_files", "check_log", "require_no_problem"]
 
 _PROBLEMS_SHOWN = 5
 _OLD_KIND = "enlist-batch-journal"
@@ -89,6 +89,13 @@ def check_files(job: BatchJob) -> None:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} exists and is not a regular file; name an output file in a folder that exists")
     _check_old_journal(job)
+
+
+def check_log(job: BatchJob, log: Path) -> None:
+    """Refuse a decision log that would be written into one of the batch's own files, as `ConfigError`."""
+    for path in (job.source, job.target, *_beside(job)):
+        if log.absolute() == path.absolute() or (log.exists() and path.exists() and log.samefile(path)):
+            raise ConfigError(f"the decision log {log} is {path}, a file of this batch itself; name another log file")
 
 
 def _beside(job: BatchJob) -> list[Path]:

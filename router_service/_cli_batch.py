@@ -56,6 +56,7 @@ def batch(options: BatchOptions) -> None:
     async def work(engine: Engine) -> BatchSummary:
         from eval.grading import question_query
         from router_service._batch_chat import chat_parser
+        from router_service._batch_job import check_log
         from router_service.store.opening import open_store
 
         job = BatchJob(
@@ -69,6 +70,8 @@ def batch(options: BatchOptions) -> None:
             restarts=options.restart,
             retries_failed=options.retry_failed,
         )
+        if options.log is not None:
+            check_log(job, options.log)
         async with AsyncExitStack() as stack:
             on_progress = stack.enter_context(progress_bar(options.source.name))
             runs: BatchEngine = engine

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from router_service.errors import ConfigError, RouterError, StoreUnavailable
 from router_service.store._redis_scripts import NO_JOB, SCRIPTS, digest_of
@@ -19,7 +20,13 @@ _log = logging.getLogger(__name__)
 _FORMAT = 1
 _CONNECT_S = 5.0
 _ANSWER_S = 30.0
+_PORT = 6379
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+_PATH = re.compile(r"(/\d*)?")
+_HOW_TO_WRITE = (
+    "write redis://[user:password@]host:port/number, options as ?prefix=NAME, and what is no letter or digit in a "
+    "password as % and two hex digits (%2F for /)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,10 @@ class RedisCalls:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
+        parts = _parts(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.prefix = options.pop("prefix", "enlist")
-        self.where = f"{parts.hostname or 'localhost'}:{_port(parts.netloc)}{parts.path}"
+        self.where = f"{parts.hostname}:{parts.port or _PORT}{parts.path}"
         scheme = _SCHEMES.get(parts.scheme, parts.scheme)
         self._client = _client(urlunsplit(parts._replace(scheme=scheme, query=urlencode(options))), self.where)
         self._is_ready = False
@@ -147,9 +154,17 @@ def _is_ours(error: BaseException) -> bool:
     return str(error).startswith(NO_JOB)
 
 
-def _port(netloc: str) -> str:
-    port = netloc.rpartition("@")[2].rpartition(":")[2]
-    return port if port.isdigit() else "6379"
+def _parts(url: str) -> SplitResult:
+    """The parts of an address that has all of its own; where a password is cut in two, no half of it is shown."""
+    try:
+        parts = urlsplit(url)
+        is_usable = bool(parts.hostname) and parts.port != 0 and not parts.fragment
+        is_usable = is_usable and _PATH.fullmatch(parts.path) is not None
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(f"the address of the job store is not usable; {_HOW_TO_WRITE}")
+    return parts
 
 
 def _client(url: str, where: str) -> Any:
@@ -160,14 +175,17 @@ def _client(url: str, where: str) -> Any:
     except ModuleNotFoundError as missing:
         raise ConfigError('a Redis or Valkey store needs a package: pip install "enlist[redis]"') from missing
     try:
-        return Redis.from_url(
+        client = Redis.from_url(
             url,
             socket_connect_timeout=_CONNECT_S,
             socket_timeout=_ANSWER_S,
             retry=Retry(NoBackoff(), 0),  # a script that was sent twice would answer otherwise than one
         )
-    except ValueError:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, and knows every option
+    except (ValueError, TypeError):
         raise ConfigError(
-            f"the address of the job store at {where} is not usable; write redis://[user:password@]host:port/number, "
-            "options as ?prefix=NAME"
+            f"the address of the job store at {where} has an option that is not known or a value that is not allowed; "
+            f"{_HOW_TO_WRITE}"
         ) from None
+    return client

@@ -95,10 +95,11 @@ for _, text in ipairs(all) do count(text, 1) end
 redis.call('ZADD', jobs, whole(now), ARGV[1])
 return 1
 """,
-    # ARGV: state, '1' where it is an end, then the states to leave alone
+    # ARGV: state, '1' where it is an end, '1' where all lines must be finished, then the states to leave alone
     "set_state": """
 local state = redis.call('HGET', meta, 'state')
-for i = 3, #ARGV do
+if ARGV[3] == '1' and redis.call('ZCARD', free) + redis.call('ZCARD', leases) > 0 then return 0 end
+for i = 4, #ARGV do
   if ARGV[i] == state then return 0 end
 end
 redis.call('HSET', meta, 'state', ARGV[1], 'ended', ARGV[2] == '1' and whole(micros()) or '')

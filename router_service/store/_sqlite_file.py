@@ -47,6 +47,10 @@ CREATE TABLE completions (
 """
 
 
+_STATEMENT_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""What is wrong with what one caller gave, not with the file; its neighbours in the commit are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Op:
     work: Work
@@ -94,15 +98,16 @@ class SqliteFile:
     def _commit(self, ops: Sequence[_Op]) -> list[object]:
         try:
             db = self._opened()
-            if not any(op.writes for op in ops):
-                return [_attempt(op.work, db) for op in ops]
-            db.execute("BEGIN IMMEDIATE")
+            is_writing = any(op.writes for op in ops)
+            if is_writing:
+                db.execute("BEGIN IMMEDIATE")
             results = [_in_savepoint(op.work, db) if op.writes else _attempt(op.work, db) for op in ops]
-            db.execute("COMMIT")
+            if is_writing:
+                db.execute("COMMIT")
         except sqlite3.Error as error:
             self._close()  # takes back what is not committed
             raise self._fault(error) from error
-        return results
+        return [self._fault(result) if isinstance(result, sqlite3.Error) else result for result in results]
 
     def _opened(self) -> sqlite3.Connection:
         """The connection. A file that another process deleted while it was being opened is made anew."""
@@ -174,6 +179,10 @@ class SqliteFile:
 
     def _fault(self, error: sqlite3.Error) -> RouterError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, _STATEMENT_FAULTS):
+            return ConfigError(
+                f"{self.path} cannot keep this ({error}); each line of a job has a number of its own and less than 1 GB"
+            )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return ConfigError(
                 f"{self.path} is damaged, or not a job store ({error}); restore it from a copy, or move it away and "
@@ -203,6 +212,8 @@ class SqliteFile:
 def _attempt(work: Work, db: sqlite3.Connection) -> object:
     try:
         return work(db)
+    except _STATEMENT_FAULTS as error:
+        return error
     except sqlite3.Error:
         raise
     except Exception as error:

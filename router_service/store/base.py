@@ -134,7 +134,8 @@ class JobStore(ABC):
 
     @abstractmethod
     async def set_state(self, job_id: str, state: JobState, *, unless: Sequence[JobState] = ()) -> bool:
-        """Move a job on; False where it stands in one of `unless`. An end state notes the time."""
+        """Move a job on; False where it stands in one of `unless`, or is to be completed and has unfinished lines. An
+        end state notes the time."""
 
     @abstractmethod
     async def claim(self, job_id: str, *, worker: str, limit: int, lease_s: float) -> list[ClaimedLine]:

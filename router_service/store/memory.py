@@ -74,7 +74,7 @@ class Memory(JobStore):
     async def set_state(self, job_id: str, state: JobState, *, unless: Sequence[JobState] = ()) -> bool:
         """Move a job on."""
         kept = self._kept(job_id)
-        if kept.job.state in unless:
+        if kept.job.state in unless or (state is JobState.COMPLETED and kept.open):
             return False
         kept.job = replace(kept.job, state=state, ended_s=self._clock() if state.is_end else None)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
@@ -66,7 +67,8 @@ class Redis(JobStore):
     async def set_state(self, job_id: str, state: JobState, *, unless: Sequence[JobState] = ()) -> bool:
         """Move a job on."""
         others = (other.value for other in unless)
-        return bool(await self._run("set_state", job_id, state.value, int(state.is_end), *others))
+        needs_all = int(state is JobState.COMPLETED)
+        return bool(await self._run("set_state", job_id, state.value, int(state.is_end), needs_all, *others))
 
     async def claim(self, job_id: str, *, worker: str, limit: int, lease_s: float) -> list[ClaimedLine]:
         """Lines for this worker alone."""
@@ -178,23 +180,23 @@ class Redis(JobStore):
             number = line.number
             commands.append(("HSET", staged["lines"], number, line.payload))
             commands += [("ZADD", staged[name], number, number) for name in ("numbers", "free")]
-            commands = await self._sent(commands, at=4 * _PAGE)
+            commands = await self._sent(commands, staged, at=4 * _PAGE)
         for entry in entries:
             number = entry.number
             commands.append(("ZREM", staged["free"], number))
             commands.append(("ZADD", staged["finished"], number, number))
             commands.append(("HSET", staged["entries"], number, entry_to_json(entry)))
             commands.append(("HSET", staged["usages"], number, _usage_text(entry)))
-            commands = await self._sent(commands, at=4 * _PAGE)
-        await self._sent([*commands, *(("EXPIRE", key, _STAGED_S) for key in staged.values())])
+            commands = await self._sent(commands, staged, at=4 * _PAGE)
+        await self._sent(commands, staged)
 
     async def _sent(
-        self, commands: list[tuple[str | bytes | int, ...]], *, at: int = 0
+        self, commands: list[tuple[str | bytes | int, ...]], staged: Mapping[str, str], *, at: int = 0
     ) -> list[tuple[str | bytes | int, ...]]:
-        """What is left to send: nothing, once there are `at` commands."""
+        """What is left to send: nothing, once there are `at` commands. What was sent passes unless it becomes a job."""
         if len(commands) < at:
             return commands
-        await self._calls.send(commands)
+        await self._calls.send([*commands, *(("EXPIRE", key, _STAGED_S) for key in staged.values())])
         return []
 
     async def _paged(self, script: str, job_id: str) -> AsyncIterator[tuple[int, bytes]]:
@@ -226,7 +228,10 @@ class _Memo:
 
 
 def _usage_text(entry: FinishedEntry) -> str:
-    return " ".join(map(str, (*usage_parts(entry.usage), int(entry.has_failed), int(entry.is_retryable))))
+    *counts, cost_usd = usage_parts(entry.usage)
+    if cost_usd is not None and not math.isfinite(cost_usd):  # no sum for the server to keep
+        cost_usd = None
+    return " ".join(map(str, (*counts, cost_usd, int(entry.has_failed), int(entry.is_retryable))))
 
 
 def _job(fields: Sequence[bytes]) -> Job:

@@ -97,6 +97,9 @@ class Sqlite(JobStore):
             key = job_key(db, job_id)
             marks = ", ".join("?" * len(unless))
             ended_s = self._clock() if state.is_end else None
+            is_open = "SELECT 1 FROM open_lines WHERE job = ?"
+            if state is JobState.COMPLETED and db.execute(f"{is_open} LIMIT 1", (key,)).fetchone():
+                return False
             return bool(
                 db.execute(
                     f"UPDATE jobs SET state = ?, ended_s = ? WHERE key = ? AND state NOT IN ({marks})",

@@ -9,7 +9,17 @@ import pytest
 
 from router_service._batch_patience import GuardedMemo, Patience
 from router_service._batch_presence import worker_name
-from router_service.batch import BatchWorker, JobEvents, JobGone, WorkOptions, cancel, collect, work_job, work_jobs
+from router_service.batch import (
+    BatchWorker,
+    JobEvents,
+    JobGone,
+    WorkOptions,
+    cancel,
+    collect,
+    settle,
+    work_job,
+    work_jobs,
+)
 from router_service.errors import ConfigError, StoreUnavailable
 from router_service.store.base import Job, JobState
 from router_service.store.memory import Memory
@@ -191,6 +201,19 @@ async def test_a_finished_job_is_not_cancelled_any_more(tmp_path):
     store = await job_in(Memory(), tmp_path, 3)
     await worker_of(MemoEngine(), store).run("j")
     assert await cancel(store, "j") is JobState.COMPLETED
+
+
+async def test_a_line_that_is_taken_back_while_its_job_is_settled_is_still_asked(tmp_path):
+    class TakenBack(Memory):
+        async def progress(self, job_id):
+            seen = await super().progress(job_id)
+            await self.reopen(job_id)  # another process's --retry-failed, just then
+            return seen
+
+    store = await job_in(TakenBack(), tmp_path, 2)
+    await store.finish("j", entry(1, has_failed=True, is_retryable=True))
+    assert await settle(store, "j") is JobState.IN_PROGRESS
+    assert len(await store.claim("j", worker="w", limit=1, lease_s=60)) == 1
 
 
 async def test_a_job_that_is_removed_or_begun_anew_ends_its_worker(tmp_path):

@@ -55,6 +55,17 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "out.jsonl", "link.jsonl", "out.jsonl.job"])
+def test_a_decision_log_in_a_file_of_the_batch_is_refused(enlist, work, name):
+    (work / "link.jsonl").symlink_to("in.jsonl")
+    before = (work / "in.jsonl").read_bytes()
+    code, _, error = enlist("batch", "in.jsonl", "out.jsonl", *ENGINE, "--log", name)
+    assert code == 2
+    assert "name another log file" in error
+    assert (work / "in.jsonl").read_bytes() == before
+    assert not (work / "out.jsonl").exists()
+
+
 def test_a_finished_job_in_a_shared_store_is_listed_shown_and_removed(enlist, work):
     store = ("--store", "jobs.sqlite")
     assert enlist("batch", "in.jsonl", "out.jsonl", *ENGINE, *store)[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -200,6 +201,27 @@ async def test_a_job_that_is_not_in_progress_hands_nothing_out(kit):
     assert (await kit.store.job("j")).ended_s is not None
     assert not await kit.store.set_state("j", JobState.CANCELLING, unless=(JobState.FAILED, JobState.CANCELLED))
     assert (await kit.store.job("j")).state is JobState.CANCELLED
+
+
+async def test_a_job_with_unfinished_lines_is_not_completed(kit):
+    await kit.store.create(job(), lines(1, 2))
+    await claim(kit.store, limit=1)
+    await kit.store.finish("j", entry(1, has_failed=True, is_retryable=True), worker="w")
+    assert not await kit.again.set_state("j", JobState.COMPLETED)
+    await claim(kit.store)
+    assert not await kit.again.set_state("j", JobState.COMPLETED), "also where a worker has it"
+    assert (await kit.store.job("j")).state is JobState.IN_PROGRESS
+    await kit.store.finish("j", entry(2), worker="w")
+    assert await kit.again.set_state("j", JobState.COMPLETED)
+    await kit.store.reopen("j")
+    assert not await kit.again.set_state("j", JobState.COMPLETED)
+
+
+async def test_a_cost_that_is_no_number_is_unknown(kit):
+    await kit.store.create(job(), lines(1, 2))
+    for number, cost_usd in enumerate((math.nan, math.inf), start=1):
+        assert await kit.store.finish("j", entry(number, usage=Usage(completions=1, cost_usd=cost_usd)))
+    assert (await kit.store.progress("j")).usage.completions == 2
 
 
 async def test_failed_lines_are_taken_back(kit):

@@ -71,6 +71,27 @@ def test_an_address_that_redis_does_not_take_is_refused_without_the_password(url
     assert "topsecret" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:top/secret@host:6379/0",
+        "redis://:123/secret@host:6379/0",
+        "redis://:top#secret@host/0",
+        "redis://:top?secret@host/0",
+        "redis://[::1/secret",
+        "redis://host/secret",
+        "redis://host/-1",
+        "redis://host:0/0",
+        "redis:localhost",
+        "redis://host/0?prefx=secret",
+    ],
+)
+def test_an_address_of_another_form_opens_no_other_place_and_shows_no_half_of_a_password(url):
+    with pytest.raises(ConfigError, match="write redis://") as raised:
+        open_store(url)
+    assert "secret" not in raised.value.message
+
+
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(ConfigError, match=r'pip install "enlist\[redis\]"'):

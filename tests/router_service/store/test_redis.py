@@ -93,6 +93,20 @@ async def test_a_removed_job_leaves_no_key_behind(server):
     await store.aclose()
 
 
+async def test_what_a_creation_that_was_cut_off_had_sent_passes(server):
+    def cut():
+        yield from lines(*range(1, 2000))
+        raise KeyError("cut")
+
+    store = Redis(server.url)
+    with pytest.raises(KeyError):
+        await store.create(job(), cut())
+    (staged,) = await store._calls.send([("KEYS", "*staged*")])
+    assert staged
+    assert all(0 < left_s <= 24 * 3600 for left_s in await store._calls.send([("TTL", key) for key in staged]))
+    await store.aclose()
+
+
 async def test_a_newer_format_is_refused(server):
     store = Redis(server.url)
     await store.jobs()

@@ -159,6 +159,21 @@ async def test_many_results_share_a_commit(tmp_path):
     assert commits <= 10
 
 
+async def test_what_cannot_be_kept_leaves_its_neighbours_in_the_commit_alone(tmp_path):
+    store = Sqlite(str(tmp_path / "jobs.sqlite"))
+    await fill(store, 3)
+    refused, *kept = await asyncio.gather(
+        store.create(job("twice"), lines(1, 2, 2)),
+        *(store.finish("j", entry(n), worker="w") for n in range(1, 4)),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, ConfigError)
+    assert "a number of its own" in refused.message
+    assert kept == [True] * 3
+    assert [found.id for found in await store.jobs()] == ["j"]
+    await store.aclose()
+
+
 def wal_commits(path):
     """Commits in the write-ahead log: frames that say how many pages the file has after them."""
     log = path.with_name(path.name + "-wal")
