@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -82,22 +83,27 @@ class RayCluster:
         self._seen_s = -_LOOK_S
         self._gpu_memory: dict[str, float | None] = {}
         self._probes: dict[str, tuple[Any, float]] = {}
+        self._lock = threading.Lock()
         self.nodes()
         self._hear_probes(wait_s=_PROBE_S)
         self.nodes(anew=True)
 
     def nodes(self, *, anew: bool = False) -> tuple[Node, ...]:
         """See `Cluster.nodes`; a node with GPUs is one of them as soon as it said how much memory they have."""
-        if anew or time.monotonic() - self._seen_s > _LOOK_S:
-            alive = [entry for entry in self._ray.nodes() if entry["Alive"]]
-            for entry in alive:
-                if entry["Resources"].get("GPU"):
-                    self._probe(entry["NodeID"])
-            self._hear_probes(wait_s=0.0)
-            known = [entry for entry in alive if entry["NodeID"] not in self._probes]
-            self._nodes = tuple(sorted((self._node(entry) for entry in known), key=lambda node: node.id))
-            self._seen_s = time.monotonic()
-        return self._nodes
+        with self._lock:  # asked by several threads: a backend looks in one of its own whether a node still lives
+            if anew or time.monotonic() - self._seen_s > _LOOK_S:
+                self._look()
+            return self._nodes
+
+    def _look(self) -> None:
+        alive = [entry for entry in self._ray.nodes() if entry["Alive"]]
+        for entry in alive:
+            if entry["Resources"].get("GPU"):
+                self._probe(entry["NodeID"])
+        self._hear_probes(wait_s=0.0)
+        known = [entry for entry in alive if entry["NodeID"] not in self._probes]
+        self._nodes = tuple(sorted((self._node(entry) for entry in known), key=lambda node: node.id))
+        self._seen_s = time.monotonic()
 
     async def start(self, place: Place, make: MakeBackend) -> Host:
         """See `Cluster.start`."""
@@ -186,8 +192,8 @@ class _RayHost:
 
         try:
             return await getattr(self._actor, method).remote(*arguments)
-        except exceptions.ActorUnavailableError as silent:
-            raise HostSilent(_first_line(silent)) from None
+        except (exceptions.ActorUnavailableError, exceptions.ObjectLostError) as silent:
+            raise HostSilent(_first_line(silent)) from None  # a large answer may get lost with the node that kept it
         except exceptions.RayActorError as gone:
             raise HostGone(_reason(gone)) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,8 @@ class CompleteJob:
     batch: ExpertBatch
 
 
+_STOPPED_KEPT = 1000
+"""Jobs that are remembered as stopped: calls that overtake one another were made at about the same time."""
 _STOPPED = CompletionError(code=ExpertUnavailable.code, message="the job was stopped", is_retryable=True)
 
 Job = LoadJob | ReleaseJob | CompleteJob
@@ -151,14 +154,16 @@ class DeviceHost:
             raise ConfigError(f"{type(self._backend).__name__} finds no device on this node that it could use")
         self._device = devices[0].name
         self._jobs: dict[str, _Running] = {}
+        self._stopped: deque[str] = deque(maxlen=_STOPPED_KEPT)
 
     async def facts(self) -> HostFacts:
         """Who is here; answered as soon as the backend is made."""
         return HostFacts(pid=os.getpid(), version=installed_version())
 
     async def begin(self, job_id: str, job: Job) -> None:
-        """Begin a job; one of that id that is there already goes on."""
-        if job_id not in self._jobs:
+        """Begin a job; one of that id that is there already goes on, one that was stopped stays so: Ray lets a small
+        call overtake one with a large batch."""
+        if job_id not in self._jobs and job_id not in self._stopped:
             running = self._jobs[job_id] = _Running()
             running.task = asyncio.create_task(self._run(running, job), name=f"job {job_id}")
 
@@ -178,6 +183,7 @@ class DeviceHost:
 
     async def stop(self, job_id: str) -> None:
         """End a job, if it still runs, and forget it; returns when it has ended."""
+        self._stopped.append(job_id)
         running = self._jobs.pop(job_id, None)
         if running is not None and running.task is not None:
             running.task.cancel()

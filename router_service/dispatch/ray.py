@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 from router_service import errors
 from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
@@ -80,7 +81,7 @@ class RayBackend(ResidentBackend):
         self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
         self._held: dict[str, _Held] = {}
         self._given_up: dict[str, float] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one outlives no event loop
         self._jobs = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
 
     # --- what the scheduler asks ------------------------------------------------------------------------------------
@@ -108,9 +109,7 @@ class RayBackend(ResidentBackend):
 
     async def load(self, expert: Expert, *, device: str) -> None:
         """See `ResidentBackend.load`; the first load on a device starts its host."""
-        held = await self._host_for(expert, device)
-        await self._do(held, LoadJob(expert=expert), owner=expert.id)
-        held.models.add(self.footprint(expert).model)
+        await self._loaded(expert, device)
 
     async def release(self, model: str, *, device: str, sleeps: bool = False) -> None:
         """See `ResidentBackend.release`; a host stays for the next model."""
@@ -155,7 +154,8 @@ class RayBackend(ResidentBackend):
     # --- hosts ------------------------------------------------------------------------------------------------------
 
     async def _host_for(self, expert: Expert, device: str) -> _Held:
-        async with self._locks.setdefault(device, asyncio.Lock()):
+        lock = self._locks.setdefault(device, asyncio.Lock())
+        async with lock:
             if device in self._held:
                 return self._held[device]
             place = self._places.get(device)
@@ -166,6 +166,8 @@ class RayBackend(ResidentBackend):
             except HostGone as gone:
                 raise self._lost(device, str(gone)) from None
             except HostFailed as failed:
+                if not await asyncio.to_thread(self._is_alive, place.node_id):
+                    raise self._lost(device, f"its node is dead ({failed})") from None
                 raise ExpertUnavailable(
                     f"expert {expert.id!r}: nothing could be started on {device}: {failed}",
                     expert_id=expert.id,
@@ -181,8 +183,14 @@ class RayBackend(ResidentBackend):
             with suppress(ExpertUnavailable):
                 await self._call(held, expert.id, "facts")
                 return held
-        await self.load(expert, device=device)
-        return self._held[device]
+        return await self._loaded(expert, device)
+
+    async def _loaded(self, expert: Expert, device: str) -> _Held:
+        """Load the expert's model; the device's host."""
+        held = await self._host_for(expert, device)
+        await self._do(held, LoadJob(expert=expert), owner=expert.id)
+        held.models.add(self.footprint(expert).model)
+        return held
 
     async def _do(self, held: _Held, job: Job, *, owner: str) -> None:
         """Have the host do a job that brings nothing."""
@@ -203,7 +211,9 @@ class RayBackend(ResidentBackend):
                 for piece in report.pieces:
                     yield piece
                 if report.lost is not None:
-                    raise self._lost(held.place.device.name, report.lost)
+                    lost = self._lost(held.place.device.name, report.lost)
+                    self._drop(held)  # what broke under a process stays broken there
+                    raise lost
                 if report.failure is not None:
                     raise _error_of(report.failure, owner)
                 if report.is_over:
@@ -221,7 +231,9 @@ class RayBackend(ResidentBackend):
                 return await held.host.call(method, *arguments)
             except HostGone as gone:
                 self._drop(held)
-                if not self._is_alive(held.place.node_id):
+                if device in self._given_up:  # another call on it was first to notice
+                    raise DeviceLost(device, str(gone)) from None
+                if not await asyncio.to_thread(self._is_alive, held.place.node_id):
                     raise self._lost(device, f"its node is dead ({gone})") from None
                 message = f"the process that held {owner!r} on {device} died: {gone}"
                 raise ExpertUnavailable(message, expert_id=owner, retryable=True) from None
@@ -230,8 +242,9 @@ class RayBackend(ResidentBackend):
                 silent_since = now if silent_since is None else silent_since
                 is_alive = await asyncio.to_thread(self._is_alive, held.place.node_id)
                 if not is_alive or now - silent_since > self._settings.silence_s:
+                    lost = self._lost(device, f"it does not answer ({silent})")
                     self._drop(held)
-                    raise self._lost(device, f"it does not answer ({silent})") from None
+                    raise lost from None
             await asyncio.sleep(self._pause_s)
 
     def _is_alive(self, node_id: str) -> bool:
@@ -253,8 +266,12 @@ class RayBackend(ResidentBackend):
 
 
 async def _close(host: Host) -> None:
-    await _quietly(host.call("close"))
-    host.kill()
+    try:
+        await _quietly(host.call("close"))
+    except Exception as broke:  # the process ends all the same, and what it holds with it
+        _log.warning("a process on the cluster could not be closed, and is ended: %s: %s", type(broke).__name__, broke)
+    finally:
+        host.kill()
 
 
 async def _quietly(call: Awaitable[object]) -> None:

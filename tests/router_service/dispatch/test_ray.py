@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from router_service.backends.base import Backend, Device, DeviceLost, Footprint, ResidentBackend
 from router_service.config import ClusterConfig
-from router_service.dispatch._ray_cluster import RayCluster
-from router_service.dispatch._ray_host import DeviceHost, NamedBackend
+from router_service.dispatch._ray_cluster import HostFailed, RayCluster
+from router_service.dispatch._ray_host import DeviceHost, LoadJob, MakeBackend, NamedBackend
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.ray import RayBackend
@@ -34,7 +34,7 @@ from tests.router_service.backends.test_contract import (  # noqa: F401  (the co
     test_the_deltas_of_a_stream_are_its_text,
     test_the_runner_gets_along_with_it,
 )
-from tests.router_service.dispatch.fake_cluster import FakeCluster, node
+from tests.router_service.dispatch.fake_cluster import FakeCluster, FakeHost, node
 from tests.router_service.dispatch.fakes import batch_of, collect, expert, panels, plan, query, runner_of, said, until
 from tests.router_service.dispatch.ray_nursery import MakeTallied, asked
 
@@ -109,6 +109,10 @@ class _Scripted(ResidentBackend):
                 await asyncio.sleep(60)
             finally:
                 self.log.append("ended")
+
+    async def aclose(self) -> None:
+        if self.fault == "cannot close":
+            raise KeyError("oops")
 
 
 async def backend_of(fault: str = "", *nodes: int) -> tuple[RayBackend, FakeCluster, str]:
@@ -373,6 +377,88 @@ def test_nothing_comes_twice_or_not_at_all_over_a_bad_connection(seed: int) -> N
     pieces = asyncio.run(run())
     assert [piece.query_id for piece in pieces] == [f"q{i}" for i in range(20)]
     assert [line for line in inside(cluster).log if line.startswith("complete")] == ["complete E cuda:0"]
+
+
+async def test_a_job_that_is_stopped_before_it_begins_does_not_begin() -> None:
+    inside = DeviceHost(Scripted("never ends"), places_on([node(1)], ClusterConfig(), gpus=False)[0])
+    await inside.stop("late")  # a call of a few bytes overtakes one with a large batch
+    await inside.begin("late", LoadJob(expert=expert("E")))
+    await asyncio.sleep(0)
+    assert inside._jobs == {}
+    assert (await inside.report("late", 0, 1.0)).is_over
+
+
+def test_a_device_serves_one_event_loop_after_the_other() -> None:
+    backend = RayBackend(Scripted(), cluster=SlowlyStarting(node(1)))
+    device = backend.devices()[0].name
+
+    async def load_two_and_close() -> None:
+        await asyncio.gather(*(backend.load(expert(name), device=device) for name in "EF"))
+        await backend.aclose()
+
+    for _ in range(2):
+        asyncio.run(load_two_and_close())
+
+
+class SlowlyStarting(FakeCluster):
+    """Its hosts take a moment, so that others want them meanwhile."""
+
+    async def start(self, place: Place, make: MakeBackend) -> FakeHost:
+        await asyncio.sleep(0.01)
+        return await super().start(place, make)
+
+
+class Collapsing(FakeCluster):
+    """Its nodes die while a host starts there."""
+
+    async def start(self, place: Place, make: MakeBackend) -> FakeHost:
+        self.kill_node(place.node_id)
+        raise HostFailed("the actor died because its node has died")
+
+
+async def test_a_host_that_dies_as_its_load_ends_is_an_expert_unavailable() -> None:
+    cluster = FakeCluster(node(1))
+    backend = RayBackend(Scripted(), cluster=cluster)
+    device = backend.devices()[0].name
+
+    def dies(method: str) -> str:
+        if method == "stop":  # the load has ended well; another call is first to notice
+            cluster.hosts[0].kill()
+            backend._drop(backend._held[device])
+        return ""
+
+    cluster._disturb = dies
+    with pytest.raises(ExpertUnavailable, match="died") as raised:
+        await complete(backend, device)
+    assert raised.value.retryable
+
+
+async def test_all_calls_on_a_device_that_breaks_hear_that_it_is_lost_and_its_process_ends() -> None:
+    backend, cluster, device = await backend_of("driver breaks", 1)
+    inside(cluster).fault = "never ends"
+    other = asyncio.create_task(complete(backend, device))
+    await until(lambda: inside(cluster).log[-1].startswith("complete"))
+    inside(cluster).fault = "driver breaks"
+    with pytest.raises(DeviceLost, match="ECC"):
+        await complete(backend, device)
+    with pytest.raises(DeviceLost) as raised:
+        await other
+    assert raised.value.device == device
+    assert cluster.living == [], "what broke under it is not offered again with the device"
+
+
+async def test_a_node_that_dies_while_a_host_starts_is_a_lost_device() -> None:
+    backend = RayBackend(Scripted(), cluster=Collapsing(node(1)))
+    with pytest.raises(DeviceLost, match="node has died"):
+        await backend.load(expert("E"), device=backend.devices()[0].name)
+
+
+async def test_closing_ends_the_process_of_a_backend_that_cannot_be_closed() -> None:
+    backend, cluster, _ = await backend_of()
+    await backend.load(expert("F"), device=backend.devices()[1].name)
+    inside(cluster).fault = "cannot close"
+    await backend.aclose()
+    assert cluster.living == []
 
 
 # --- with the runner -------------------------------------------------------------------------------------------------
