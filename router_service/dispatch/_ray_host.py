@@ -14,8 +14,9 @@ from importlib import metadata
 from typing import Any
 
 from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend
+from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_places import Place
-from router_service.dispatch._ray_plain import as_resident, pieces_of
+from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ConfigError, ExpertError, ExpertUnavailable, RouterError
 from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
 
@@ -216,7 +217,7 @@ class DeviceHost:
             await self._backend.release(job.model, device=self._device, sleeps=job.sleeps)
         else:
             batch = replace(job.batch, device=self._device)
-            async with aclosing(pieces_of(self._backend, job.expert, batch)) as pieces:
+            async with closing(self._backend.complete(job.expert, batch)) as pieces:
                 async for piece in pieces:
                     yield piece
 

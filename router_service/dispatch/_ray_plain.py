@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 from router_service.backends.base import Backend, Device, Footprint, ResidentBackend
+from router_service.dispatch._closing import closing
 from router_service.errors import ExpertUnavailable
 from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
 
-__all__ = ["as_resident", "pieces_of"]
+__all__ = ["as_resident"]
 
 _DEVICE = "here"
 
@@ -47,9 +48,7 @@ class _Instances(ResidentBackend):
         model = self.footprint(expert).model
         instance = self._instances.get(model) or self._make()
         try:
-            async with aclosing(
-                pieces_of(instance, expert, ExpertBatch(expert_id=expert.id, assignments=()))
-            ) as pieces:
+            async with closing(instance.complete(expert, ExpertBatch(expert_id=expert.id, assignments=()))) as pieces:
                 async for _ in pieces:
                     pass
         except BaseException:
@@ -71,7 +70,7 @@ class _Instances(ResidentBackend):
         if instance is None:
             message = f"the model of expert {expert.id!r} is not loaded on this device"
             raise ExpertUnavailable(message, expert_id=expert.id, retryable=True)
-        async with aclosing(pieces_of(instance, expert, batch)) as pieces:
+        async with closing(instance.complete(expert, batch)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -81,17 +80,3 @@ class _Instances(ResidentBackend):
         self._instances.clear()
         for instance in instances:
             await instance.aclose()
-
-
-async def pieces_of(
-    backend: Backend, expert: Expert, batch: ExpertBatch
-) -> AsyncGenerator[Completion | TokenDelta, None]:
-    """The backend's pieces, its iterator closed at the end where it can be."""
-    items = backend.complete(expert, batch)
-    try:
-        async for item in items:
-            yield item
-    finally:
-        aclose = getattr(items, "aclose", None)
-        if aclose is not None:
-            await aclose()

@@ -16,10 +16,11 @@ from weakref import WeakValueDictionary
 from router_service import errors
 from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
 from router_service.config import ClusterConfig
+from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
 from router_service.dispatch._ray_host import CompleteJob, Job, LoadJob, MakeBackend, ReleaseJob, Report
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
-from router_service.dispatch._ray_plain import as_resident, pieces_of
+from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ExpertError, ExpertUnavailable
 from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
 
@@ -123,7 +124,7 @@ class RayBackend(ResidentBackend):
     async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Completion | TokenDelta, None]:
         """See `Backend.complete`. Where the host died meanwhile, the model is loaded into a new one first."""
         if not self.resides(expert):
-            async with aclosing(pieces_of(self._template, expert, batch)) as pieces:
+            async with closing(self._template.complete(expert, batch)) as pieces:
                 async for piece in pieces:
                     yield piece
             return

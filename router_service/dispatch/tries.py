@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from router_service.backends.base import DeviceLost
 from router_service.config import DispatchConfig
+from router_service.dispatch._closing import closing
 from router_service.dispatch.planner import SampleKey, keys_of, remaining
 from router_service.dispatch.residency import Residency
 from router_service.dispatch.verdicts import EMPTY, error_of, failed_completion, finished_completion
@@ -20,8 +19,6 @@ from router_service.errors import ExpertError, ExpertUnavailable
 from router_service.types import Assignment, Completion, CompletionError, Expert, ExpertBatch, TokenDelta, stable_seed
 
 __all__ = ["Tries"]
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,7 +115,7 @@ class Tries:
         return this
 
     async def _read(self, call: Call, batch: ExpertBatch, *, this: _Try, wave: Wave) -> None:
-        async with _closing(call.backend.complete(call.expert, batch)) as items:
+        async with closing(call.backend.complete(call.expert, batch)) as items:
             async for item in items:
                 if isinstance(item, TokenDelta):
                     self._pass_on(call, item, this=this, wave=wave)
@@ -138,7 +135,6 @@ class Tries:
         key = (completion.query_id, completion.expert_id, completion.sample)
         if key not in this.expected:
             return
-        this.expected.discard(key)
         completion = finished_completion(
             completion,
             expert=call.expert,
@@ -149,6 +145,7 @@ class Tries:
             this.failed[key] = completion
         else:
             await wave.keep_and_finish(call, completion)
+        this.expected.discard(key)  # only now: the time limit may end the keeping
 
     def _miss(self, call: Call, this: _Try) -> None:
         """What the call did not bring failed with its error, or because the backend left it out."""
@@ -209,14 +206,3 @@ def _next_batch(batch: ExpertBatch, missing: Collection[SampleKey], emptied: Col
     """What the next try asks for. Who said nothing gets another seed, or it would say nothing again."""
     reseeded = (replace(a, seed=stable_seed(a.seed, "again")) for a in remaining(batch, emptied).assignments)
     return replace(batch, assignments=(*remaining(batch, missing).assignments, *reseeded))
-
-
-@asynccontextmanager
-async def _closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close the iterator at the end, where it can be closed: a plain iterator ends with its task."""
-    try:
-        yield items
-    finally:
-        aclose = getattr(items, "aclose", None)
-        if aclose is not None:
-            await aclose()
