@@ -25,11 +25,17 @@ Word = dict[str, Any]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Engine(ResidentEngine):
-    """One engine process that is ready, and the numbers of its adapters by their folders."""
+    """One engine process that is ready, and the numbers of its adapters by their folders: at most `max_adapters`."""
 
     process: EngineProcess
     can_score: bool
+    max_adapters: int | None
     adapters: dict[str, int] = field(default_factory=dict)
+
+    def has_place_for(self, adapter: str | None) -> bool:
+        """True where the adapter is known there, or can still be."""
+        is_known = adapter is None or adapter in self.adapters
+        return is_known or self.max_adapters is None or len(self.adapters) < self.max_adapters
 
     def adapter_word(self, adapter: str | None) -> Word | None:
         """How the process is told of an adapter: its folder, and its number in this engine."""
@@ -72,6 +78,7 @@ class Engines(ResidentEngines[Engine]):
             sleeps=ready["sleeps"],
             takes=start.adapters,
             can_score=not start.adapters.count or not (ready["ignored"] or "lm_head" in start.adapters.targets),
+            max_adapters=start.adapters.count if start.is_processor else None,
             learned=self.learned(start.model),
         )
         return self._admit(engine, load_s=time.monotonic() - began_s)

@@ -130,7 +130,7 @@ def engine_order(
         "gpu_memory_utilization": _gpu_share(expert, options, device),
         "block_size": _PROCESSOR_BLOCK_TOKENS if device.is_processor else None,
         "disable_log_stats": True,
-        **_lora_arguments(options, adapters),
+        **_lora_arguments(options, adapters, is_processor=device.is_processor),
     }
     return {
         "op": "start",
@@ -143,14 +143,18 @@ def engine_order(
     }
 
 
-def _lora_arguments(options: VllmOptions, adapters: Adapters) -> dict[str, Any]:
+def _lora_arguments(options: VllmOptions, adapters: Adapters, *, is_processor: bool) -> dict[str, Any]:
+    """On the processor there is a place for every adapter and one more, which stays empty: vLLM 0.32 lets requests
+    without adapter, in a step with others, go through the last place there (github.com/vllm-project/vllm/pull/48421).
+    """
     if not adapters.count:
         return {}
+    places = adapters.count + 1 if is_processor else min(adapters.count, options.max_loras)
     return {
         "enable_lora": True,
         "max_lora_rank": adapters.max_rank,
-        "max_loras": min(adapters.count, options.max_loras),
-        "max_cpu_loras": adapters.count,
+        "max_loras": places,
+        "max_cpu_loras": max(places, adapters.count),
     }
 
 

@@ -14,7 +14,7 @@ from router_service.backends._vllm_bases import adapter_folder
 from router_service.backends._vllm_engines import Engine, Engines
 from router_service.backends._vllm_requests import Asked, add_order, pieces_of, refused_by, score_order
 from router_service.backends.base import BACKENDS, TextScore
-from router_service.errors import ExpertRefused
+from router_service.errors import ExpertRefused, ExpertUnavailable
 from router_service.types import Completion, Expert, ExpertBatch, Query, TokenDelta
 
 __all__ = ["Vllm"]
@@ -68,7 +68,7 @@ class Vllm(EngineBackend[Engine]):
                 raise refusal(
                     expert, "runs in an engine that cannot score texts: one of its adapters changes the last layer"
                 )
-            adapter = engine.adapter_word(adapter_folder(expert))
+            adapter = _adapter_word(expert, engine)
             try:
                 with engine.process.line() as line:
                     for number, (query, text) in enumerate(texts):
@@ -85,7 +85,7 @@ class Vllm(EngineBackend[Engine]):
     # --- asking ----------------------------------------------------------------------------------------------------
 
     async def _answers(self, expert: Expert, batch: ExpertBatch, *, engine: Engine, line: Line) -> AsyncIterator[Piece]:
-        adapter = engine.adapter_word(adapter_folder(expert))
+        adapter = _adapter_word(expert, engine)
         asked: dict[int, Asked] = {}
         refused: list[Completion] = []
         for number, assignment in enumerate(batch.assignments):
@@ -110,3 +110,15 @@ class Vllm(EngineBackend[Engine]):
                 yield piece
             if current is not None and not current.open:
                 del asked[word["id"]]
+
+
+def _adapter_word(expert: Expert, engine: Engine) -> dict[str, Any] | None:
+    folder = adapter_folder(expert)
+    if not engine.has_place_for(folder):
+        raise ExpertUnavailable(
+            f"expert {expert.id!r} has an adapter that its engine has no place for: it was started for "
+            f"{engine.max_adapters}, before this one was known; check all experts of a base before it is loaded",
+            expert_id=expert.id,
+            retryable=False,
+        )
+    return engine.adapter_word(folder)

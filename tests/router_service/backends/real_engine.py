@@ -30,8 +30,8 @@ def local_experts(backend: str) -> dict[str, Expert]:
 
 def questions_for(expert: Expert, *, n: int) -> list[Question]:
     """Questions of the expert's own task that nothing was trained on (from the splits test and fit, since one family
-    has fewer than 100 in each); the generalist, who has no task, gets word forms."""
-    task = "word-forms" if expert.id == "generalist" else expert.id
+    has fewer than 100 in each); the generalist gets facts."""
+    task = {"generalist": "facts", "sorting": "number_sorting"}.get(expert.id, expert.id.replace("-", "_"))
     return [*generate(task, "test", n=n - n // 2), *generate(task, "fit", n=n // 2)]
 
 

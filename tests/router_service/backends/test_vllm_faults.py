@@ -78,6 +78,21 @@ async def test_an_adapter_that_came_too_late_is_refused(tmp_path: Path, base: st
         assert await texts(backend, expert_on(base, "late", adapter=large), ask("q"))
 
 
+async def test_an_adapter_too_many_is_refused_on_the_processor(tmp_path: Path, base: str) -> None:
+    """There the last place has to stay empty."""
+    first, second = (fake_engine.save_adapter(tmp_path / name, base) for name in ("first", "second"))
+    async with straw() as backend:
+        backend.check(expert_on(base, "first", adapter=first))
+        assert await texts(backend, expert_on(base, "first", adapter=first), ask("q"))
+        with pytest.raises(ExpertUnavailable, match=r"no place for: it was started for 1, before"):
+            await texts(backend, expert_on(base, "second", adapter=second), ask("q"))
+        assert await texts(backend, expert_on(base, "first", adapter=first), ask("q"))
+    async with straw(devices=[{"name": "gpu", "gpus": "0"}]) as backend:
+        backend.check(expert_on(base, "first", adapter=first))
+        for name, adapter in (("first", first), ("second", second)):
+            assert await texts(backend, expert_on(base, name, adapter=adapter), ask("q"))
+
+
 def test_an_interpreter_without_vllm_is_named(tmp_path: Path, base: str) -> None:
     advice = r'pip install "enlist\[vllm\]".*backend\'s option python'
     lacking = tmp_path / "lacking.py"
