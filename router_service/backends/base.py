@@ -68,7 +68,7 @@ class Footprint:
 
     `load_s` and `wake_s` are estimates of reading it in and of waking it from sleep (None: it cannot sleep there);
     `tokens_per_s` of all requests together. `turn` says what may run at the same time on one resident model: works of
-    one turn, at most `max_works` of them. `memory_gib` None is unknown, and then counts as a whole device.
+    one turn, at most `max_works` of them. `memory_gib` None is unknown, and then counts as all memory of a device.
     """
 
     model: str

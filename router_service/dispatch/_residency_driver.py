@@ -87,7 +87,7 @@ class Driver:
 
     async def aclose(self) -> None:
         """End loads and releases; who waits is told that nothing will come. What is loaded is the backend's to free."""
-        for ticket in self._waiting.values():
+        for ticket in self._waiting.values() if not self.loop.is_closed() else ():
             ticket.refuse("the engine was closed while the call waited for its model", retryable=False)
         self._waiting.clear()
         self._running.clear()

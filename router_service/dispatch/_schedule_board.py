@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from router_service.backends.base import Footprint
 from router_service.dispatch._schedule_place import Place, Stage
 from router_service.dispatch._schedule_queue import Queue, Ticket, effective_s
 from router_service.dispatch._schedule_types import SchedulerSettings, Work
@@ -48,10 +49,11 @@ class Board:
             self.homeless[model] = None
         queue.push(ticket)
         self._spread(model, effective_s(work))
-        if queue.first() is ticket:
-            for place in self.homes.get(model, ()):
-                if model in place.ranks:
-                    place.noted(ticket)
+        for place in list(self.homes.get(model, ())):
+            if not place.holds(queue.footprint):
+                self.leave(model, place)
+            elif queue.first() is ticket and model in place.ranks:
+                place.noted(ticket)
 
     def drop(self, ticket: Ticket) -> None:
         """A work waits no more; with its model's last one the homes, quotas and bars end."""
@@ -131,15 +133,14 @@ class Board:
             place.noted(self.queues[ticket.work.footprint.model].first())
         return None
 
-    def possible(self, work: Work) -> list[Place]:
-        """The devices that could ever run the work."""
-        model = work.footprint.model
-        return [p for p in self.places.values() if model not in p.barred and p.holds(work.footprint)]
+    def possible(self, footprint: Footprint) -> list[Place]:
+        """The devices that could ever hold the model."""
+        return [p for p in self.places.values() if footprint.model not in p.barred and p.holds(footprint)]
 
     def stranded(self, model: str) -> list[str]:
-        """Drops the waiting works of a model that no device can run any more, and returns their ids."""
+        """Drops the waiting works of a model that no device can hold any more, and returns their ids."""
         queue = self.queues.get(model)
-        works = [t for t in queue.tickets() if not self.possible(t.work)] if queue else []
+        works = queue.tickets() if queue and not self.possible(queue.footprint) else []
         for ticket in works:
             self.drop(ticket)
         return [ticket.work.id for ticket in works]

@@ -134,15 +134,15 @@ class Place:
 
 
 def fits_together(device: Device, footprints: Sequence[Footprint]) -> bool:
-    """Whether several models may be on a device at once. A device of unknown size without `max_models` holds one; a
-    model of unknown size is alone."""
+    """Whether several models may be on a device at once. A device of unknown size goes by `max_models` alone, and holds
+    one without it; on any other a model of unknown size is alone."""
     count = len(footprints)
     if device.max_models is not None and count > device.max_models:
         return False
-    if count > 1 and device.memory_gib is None and device.max_models is None:
-        return False
+    if device.memory_gib is None:
+        return count <= 1 or device.max_models is not None
     sizes = [footprint.memory_gib for footprint in footprints]
     known_gib = sum(size for size in sizes if size is not None)
     if count > 1 and None in sizes:
         return False
-    return device.memory_gib is None or known_gib <= device.memory_gib + _ROUNDING_GIB
+    return known_gib <= device.memory_gib + _ROUNDING_GIB

@@ -27,8 +27,8 @@ def find_homes(board: Board, now: float) -> None:
     if board.unplanned >= len(board.queues) > 1:
         _Planning(board, now).carry_out()
     for model in list(board.homeless):
-        places = board.possible(board.queues[model].first().work)
         footprint = board.queues[model].footprint
+        places = board.possible(footprint)
         board.settle(model, min(places, key=lambda p: p.busy_s(now) + p.ahead_s + p.cost_s(footprint)))
 
 

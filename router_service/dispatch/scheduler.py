@@ -65,7 +65,7 @@ class Schedule:
         for work in works:
             if work.id in board.tickets or work.id in board.running:
                 raise ValueError(f"work {work.id!r} was submitted already; give each work an id of its own")
-            if not board.possible(work):
+            if not board.possible(work.footprint):
                 refused.append(work.id)
                 continue
             board.wait(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +24,16 @@ from router_service.types import (
     Secret,
     user_query,
 )
-from tests.router_service.dispatch.fakes import BatchedBackend, ScriptedBackend
+from tests.router_service.dispatch.fakes import (
+    BatchedBackend,
+    ScriptedBackend,
+    Sleeper,
+    batch_of,
+    collect,
+    expert,
+    panels,
+    runner_of,
+)
 
 EXPERT = Expert(id="ada", model="m", backend="scripted")
 BATCH = ExpertBatch(
@@ -87,6 +97,20 @@ async def test_failures_are_not_kept():
 async def test_a_memo_that_cannot_keep_ends_the_run():
     with pytest.raises(StoreUnavailable, match="disk full"):
         await run(BatchedBackend(), Kept(is_full=True))
+
+
+async def test_what_cannot_be_kept_within_the_time_limit_is_asked_again():
+    class Slow(Kept):
+        async def keep(self, key: str, completion: Completion) -> None:
+            if len(backend.calls) == 1:
+                await asyncio.sleep(5)
+            await super().keep(key, completion)
+
+    memo, backend = Slow(), ScriptedBackend()
+    runner = runner_of(backend, [expert("ada", timeout_s=0.05, max_attempts=2)], sleep=Sleeper()).remembering(memo)
+    (panel,) = panels(await collect(runner, [batch_of("ada", user_query("q", "what?"))])).values()
+    assert [c.succeeded for c in panel] == [True]
+    assert len(backend.calls) == 2 and len(memo.completions) == 1
 
 
 def test_what_changes_the_text_changes_the_key_and_nothing_else_does():

@@ -112,6 +112,16 @@ async def test_the_next_model_is_loaded_while_one_runs_where_memory_allows() -> 
     assert not backend.violations
 
 
+async def test_a_device_that_goes_by_a_count_holds_so_many_models_of_unknown_size() -> None:
+    sizes = {letter: footprint(f"model-{letter}", gib=None) for letter in LETTERS}
+    backend = ResidentFake(sizes, gpus(1, None, max_models=2))
+    runner = runner_for(backend)
+    for number, letter in enumerate("ABAB"):
+        await collect(runner, plan({f"q{number}": letter}))
+    assert backend.loads == [("gpu0", "model-A"), ("gpu0", "model-B")]
+    assert not backend.violations
+
+
 async def test_no_model_is_loaded_beside_a_running_one_unless_it_may() -> None:
     backend = ResidentFake(OWN_MODEL, gpus(1, 8.0))
     backend.hold = asyncio.Event()
@@ -403,6 +413,24 @@ async def test_closing_ends_what_waits_and_refuses_what_comes() -> None:
     for completion in completions_of([*events, *late]):
         assert completion.error.code == "expert_unavailable" and "closed" in completion.error.message
     assert not backend.places and backend.is_closed
+
+
+def test_closing_works_where_a_loop_ended_with_calls_that_wait() -> None:
+    backend = ResidentFake(OWN_MODEL)
+    runner = runner_for(backend)
+    backend.gate = asyncio.Event()
+
+    async def wait_for_it() -> None:
+        async with runner._residency.turn(expert("A"), backend, batch_of("A", query("q"))):
+            pass
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(wait_for_it())
+    loop.run_until_complete(until(lambda: backend.loads))
+    loop.close()
+    asyncio.run(runner.aclose())
+    assert backend.is_closed and not waiting.done()
+    backend.gate = None
 
 
 async def test_an_engine_has_its_timeout_for_all_that_runs_beside_it() -> None:

@@ -36,6 +36,15 @@ def test_works_of_one_model_run_before_it_is_left() -> None:
     assert schedule.actions(22) == [Load(device="gpu", model="B", work_id="w2")]
 
 
+def test_a_model_that_fits_only_where_its_load_failed_does_not_wait_for_ever() -> None:
+    schedule = Schedule([Device(name="large", memory_gib=16), Device(name="small", memory_gib=8)], AT_ONCE)
+    grown = replace(work(2, "A").footprint, memory_gib=9.0)
+    small = replace(work(1, "A"), footprint=replace(grown, memory_gib=4.0))
+    schedule.submit([small, replace(work(2, "A"), footprint=grown)], now=0)
+    assert schedule.actions(0) == [Load(device="large", model="A", work_id="w1")]
+    assert schedule.load_failed("large", "A", now=1) == ["w1", "w2"]
+
+
 class Driver:
     """Drives a schedule at random, and checks after every report that nothing is lost, doubled or too large."""
 
