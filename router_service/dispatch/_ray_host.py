@@ -13,12 +13,12 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend
+from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend, ScoringBackend, TextScore
 from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_places import Place
 from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ConfigError, ExpertError, ExpertUnavailable, RouterError
-from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
+from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TokenDelta
 
 __all__ = [
     "CompleteJob",
@@ -28,12 +28,14 @@ __all__ = [
     "LoadJob",
     "MakeBackend",
     "NamedBackend",
+    "Piece",
     "ReleaseJob",
     "Report",
+    "ScoreJob",
     "installed_version",
 ]
 
-Piece = Completion | TokenDelta
+Piece = Completion | TokenDelta | TextScore
 MakeBackend = Callable[[Place], Backend]
 """Makes the wrapped backend for a device, in any process; must survive pickling."""
 
@@ -84,11 +86,19 @@ class CompleteJob:
     batch: ExpertBatch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreJob:
+    """Read texts, see `ScoringBackend`; its pieces are their scores, in order."""
+
+    expert: Expert
+    texts: tuple[tuple[Query, str], ...]
+
+
 _STOPPED_KEPT = 1000
 """Jobs that are remembered as stopped: calls that overtake one another were made at about the same time."""
 _STOPPED = CompletionError(code=ExpertUnavailable.code, message="the job was stopped", is_retryable=True)
 
-Job = LoadJob | ReleaseJob | CompleteJob
+Job = LoadJob | ReleaseJob | CompleteJob | ScoreJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +225,10 @@ class DeviceHost:
             await self._backend.load(job.expert, device=self._device)
         elif isinstance(job, ReleaseJob):
             await self._backend.release(job.model, device=self._device, sleeps=job.sleeps)
+        elif isinstance(job, ScoreJob):
+            assert isinstance(self._backend, ScoringBackend)
+            for score in await self._backend.score(job.expert, job.texts):
+                yield score
         else:
             batch = replace(job.batch, device=self._device)
             async with closing(self._backend.complete(job.expert, batch)) as pieces:

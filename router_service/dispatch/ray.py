@@ -7,22 +7,31 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
 from router_service import errors
-from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend
+from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend, ScoringBackend, TextScore
 from router_service.config import ClusterConfig
 from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
-from router_service.dispatch._ray_host import CompleteJob, Job, LoadJob, MakeBackend, ReleaseJob, Report
+from router_service.dispatch._ray_host import (
+    CompleteJob,
+    Job,
+    LoadJob,
+    MakeBackend,
+    Piece,
+    ReleaseJob,
+    Report,
+    ScoreJob,
+)
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ExpertError, ExpertUnavailable
-from router_service.types import Completion, CompletionError, Expert, ExpertBatch, TokenDelta
+from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TokenDelta
 
 __all__ = ["RayBackend"]
 
@@ -80,6 +89,8 @@ class RayBackend(ResidentBackend):
         self._template = as_resident(partial(make, next(iter(self._places.values()), _NOWHERE)))
         self._max_models = next((device.max_models for device in self._template.devices()), None)
         self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
+        if isinstance(self._template, ScoringBackend):  # so that this is one exactly where what it wraps is one
+            self.score = self._score
         self._held: dict[str, _Held] = {}
         self._given_up: dict[str, float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one outlives no event loop
@@ -124,9 +135,9 @@ class RayBackend(ResidentBackend):
     async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Completion | TokenDelta, None]:
         """See `Backend.complete`. Where the host died meanwhile, the model is loaded into a new one first."""
         if not self.resides(expert):
-            async with closing(self._template.complete(expert, batch)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with closing(self._template.complete(expert, batch)) as here:
+                async for item in here:
+                    yield item
             return
         if batch.device is None:
             raise ExpertUnavailable(
@@ -138,7 +149,21 @@ class RayBackend(ResidentBackend):
         job = CompleteJob(expert=expert, batch=batch)
         async with aclosing(self._pieces(held, job, owner=expert.id)) as pieces:
             async for piece in pieces:
+                assert not isinstance(piece, TextScore)
                 yield piece
+
+    async def _score(self, expert: Expert, texts: Sequence[tuple[Query, str]]) -> list[TextScore]:
+        """See `ScoringBackend.score`; done where the model is, else on the first device, whose host fetches it."""
+        model = self.footprint(expert).model
+        there = [name for name, held in self._held.items() if model in held.models]
+        device = next(iter([*there, *(device.name for device in self.devices())]), None)
+        if device is None:
+            message = f"expert {expert.id!r} cannot score: the cluster has no device now; start a node, or ask later"
+            raise ExpertUnavailable(message, expert_id=expert.id, retryable=True)
+        held = await self._host_for(expert, device)
+        job = ScoreJob(expert=expert, texts=tuple(texts))
+        async with aclosing(self._pieces(held, job, owner=expert.id)) as pieces:
+            return [piece async for piece in pieces if isinstance(piece, TextScore)]
 
     async def aclose(self) -> None:
         """End all hosts, and with them what they hold."""
@@ -199,7 +224,7 @@ class RayBackend(ResidentBackend):
             async for _ in pieces:
                 pass
 
-    async def _pieces(self, held: _Held, job: Job, *, owner: str) -> AsyncGenerator[Completion | TokenDelta, None]:
+    async def _pieces(self, held: _Held, job: Job, *, owner: str) -> AsyncGenerator[Piece, None]:
         """Have the host do a job for `owner`, an expert or a model; each piece once, however often the connection
         breaks. Closing it ends the job there."""
         job_id, received = next(self._jobs), 0

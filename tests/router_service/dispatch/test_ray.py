@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_service.backends.base import Backend, Device, DeviceLost, Footprint, ResidentBackend
+from router_service.backends.base import (
+    Backend,
+    Device,
+    DeviceLost,
+    Footprint,
+    ResidentBackend,
+    ScoringBackend,
+    TextScore,
+)
 from router_service.config import ClusterConfig
 from router_service.dispatch._ray_cluster import HostFailed, RayCluster
 from router_service.dispatch._ray_host import DeviceHost, LoadJob, MakeBackend, NamedBackend
@@ -22,7 +30,7 @@ from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.ray import RayBackend
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable
-from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
+from router_service.types import Completion, Expert, ExpertBatch, Query, TokenDelta
 from tests.router_service.backends.cases import Case
 from tests.router_service.backends.test_contract import (  # noqa: F401  (the contract, over the fixture `case` here)
     test_an_unknown_option_of_an_expert_is_refused,
@@ -113,6 +121,11 @@ class _Scripted(ResidentBackend):
     async def aclose(self) -> None:
         if self.fault == "cannot close":
             raise KeyError("oops")
+
+
+class _Scoring(_Scripted):
+    async def score(self, expert: Expert, texts: Sequence[tuple[Query, str]]) -> list[TextScore]:
+        return [TextScore(logprob_sum=-1.0, tokens=len(text)) for _, text in texts]
 
 
 async def backend_of(fault: str = "", *nodes: int) -> tuple[RayBackend, FakeCluster, str]:
@@ -283,6 +296,32 @@ async def test_a_batch_that_names_no_device_is_refused() -> None:
     backend, _, _ = await backend_of()
     with pytest.raises(ExpertUnavailable, match="names no device"):
         await anext(backend.complete(expert("E"), batch_of("E", query("q"))))
+
+
+async def test_texts_are_scored_where_the_model_is_by_what_can_score() -> None:
+    plain, *_ = await backend_of()
+    assert not isinstance(plain, ScoringBackend)
+    cluster = FakeCluster(node(1), node(2))
+    backend = RayBackend(Scoring(), cluster=cluster)
+    assert isinstance(backend, ScoringBackend)
+    await backend.load(expert("E"), device=backend.devices()[1].name)
+    scores = await backend.score(expert("E"), [(query("q"), "abc"), (query("r"), ""), (query("r"), "abcd")])
+    assert [score.tokens for score in scores] == [3, 0, 4]
+    assert [host.place.device.name for host in cluster.hosts] == [backend.devices()[1].name]
+    cluster.kill_node(node(2).id)
+    with pytest.raises(DeviceLost):
+        await backend.score(expert("E"), [(query("q"), "abc")])
+    assert len(await backend.score(expert("E"), [(query("q"), "abc")])) == 1
+    cluster.kill_node(node(1).id)
+    with pytest.raises(ExpertUnavailable, match="no device now"):
+        await backend.score(expert("E"), [(query("q"), "abc")])
+
+
+class Scoring:
+    """Makes a backend that scores a text by its length."""
+
+    def __call__(self, place: Place) -> Backend:
+        return _Scoring("")
 
 
 async def test_an_expert_that_needs_no_device_is_asked_from_here() -> None:
