@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 from router_service._batch_lines import BatchLine, identify_line
 from router_service._batch_output import cancelled_line, malformed_line
+from router_service._batch_presence import is_known_dead
 from router_service.store.base import FinishedEntry, Job, JobLine, JobState, JobStore
 
-__all__ = ["cancel", "collect", "settle", "submit"]
+__all__ = ["cancel", "collect", "free_lines_of_the_dead", "settle", "submit"]
 
 _ALL_BUT_RUNNING = tuple(state for state in JobState if state is not JobState.IN_PROGRESS)
 _ENDS = tuple(state for state in JobState if state.is_end)
@@ -37,7 +38,15 @@ async def cancel(store: JobStore, job_id: str) -> JobState:
     """Have a job stopped: workers end their open calls, and what is finished stays. Its state by now: `cancelling` as
     long as a worker holds lines, or an end state."""
     await store.set_state(job_id, JobState.CANCELLING, unless=_ENDS)
+    await free_lines_of_the_dead(store, job_id)
     return await settle(store, job_id)
+
+
+async def free_lines_of_the_dead(store: JobStore, job_id: str) -> None:
+    """End the leases of workers of this machine whose process is gone."""
+    for name in await store.workers(job_id):
+        if is_known_dead(name):
+            await store.give_back(job_id, worker=name, is_lost=True)
 
 
 async def settle(store: JobStore, job_id: str) -> JobState:

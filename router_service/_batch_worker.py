@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 from router_service._batch_lines import BatchLine, LineParser
 from router_service._batch_output import malformed_line, plain_line, spoilt_line
 from router_service._batch_patience import GuardedMemo, Patience
-from router_service._batch_presence import is_known_dead, worker_name
-from router_service._batch_service import settle
+from router_service._batch_presence import worker_name
+from router_service._batch_service import free_lines_of_the_dead, settle
 from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.errors import ConfigError, RouterError, StoreUnavailable, UnknownNameError
 from router_service.store.base import ClaimedLine, FinishedEntry, Job, JobState, JobStore
@@ -123,7 +122,7 @@ class _JobRun:
         try:
             await self.look()
             while True:
-                await self._free_lines_of_the_dead()
+                await self.patience(lambda: free_lines_of_the_dead(self.store, self.job.id))
                 lines = await self._claim()
                 if lines:
                     await self._work(lines)
@@ -157,11 +156,6 @@ class _JobRun:
         if finished > self._finished:
             self._finished = finished
             self._on_progress(finished, self.job.n_lines)
-
-    async def _free_lines_of_the_dead(self) -> None:
-        for name in await self.patience(lambda: self.store.workers(self.job.id)):
-            if name != self.worker.name and is_known_dead(name):
-                await self.patience(partial(self.store.give_back, self.job.id, worker=name, is_lost=True))
 
     async def _claim(self) -> list[ClaimedLine]:
         """Lines to work on. A claim whose answer was lost on the way is given back before the next try."""

@@ -120,8 +120,8 @@ def remove(options: RemoveOptions) -> None:
         job = await _chosen(store, options.job)
         if not (job.state.is_end or options.force):
             raise ConfigError(
-                f"job {job.id} is {job.state.value}; cancel it first (enlist jobs cancel), or give --force to drop "
-                "what it finished"
+                f"job {job.id} is {job.state.value}; cancel it (enlist jobs cancel) until it says that it is "
+                "cancelled, or give --force to drop what it finished"
             )
         await store.remove(job.id)
         return job.id

@@ -197,6 +197,13 @@ async def test_a_job_that_nobody_works_on_is_cancelled_at_once(tmp_path):
     assert await worker_of(MemoEngine(), store).run("j") is JobState.CANCELLED
 
 
+async def test_a_job_whose_only_worker_was_killed_is_cancelled_at_once(tmp_path):
+    machine, _, *rest = worker_name().split("/")
+    store = await job_in(Memory(), tmp_path, 3)
+    await store.claim("j", worker="/".join((machine, "earlier", *rest)), limit=9, lease_s=60)
+    assert await cancel(store, "j") is JobState.CANCELLED
+
+
 async def test_a_finished_job_is_not_cancelled_any_more(tmp_path):
     store = await job_in(Memory(), tmp_path, 3)
     await worker_of(MemoEngine(), store).run("j")

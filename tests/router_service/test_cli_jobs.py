@@ -113,7 +113,7 @@ def test_a_running_batch_is_cancelled_and_its_finished_lines_are_written(enlist,
             assert time.monotonic() < deadline
         code, _, err = enlist("jobs", "remove", *store[:2])
         assert code == 2
-        assert "cancel it first" in err
+        assert "cancel it (enlist jobs cancel)" in err
         assert json.loads(enlist("jobs", "cancel", *store)[1])["state"] == "cancelling"
         out, err = run.communicate(timeout=60)
     summary = json.loads(out)
