@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router_service.dispatch.ledger import DeadlinesFrom
-from router_service.errors import ConfigError, RouterError, nearest_name
+from router_service.errors import ConfigError, RouterError, StoreUnavailable, nearest_name
 from router_service.files import end_last_line, is_json
 from router_service.types import CompletionMemo, DecisionMade, Event, Query, RouteDecision, SkillAnnotation
 
@@ -64,12 +64,14 @@ class DecisionLog:
     """Appends decisions to a file; used as a context manager, safe between threads and after a kill.
 
     Each line is written in one step, so that processes sharing a log do not mix their lines. An unfinished last line of
-    a killed writer is removed on opening. Raises `ConfigError` where the file cannot be written.
+    a killed writer is removed on opening. Raises `ConfigError` where the file cannot be written, and
+    `StoreUnavailable` where a line does not fit on the disk; nothing of it is left then.
     """
 
     def __init__(self, path: Path, *, artefact: str | None = None, pool: str = "") -> None:
         self._artefact = artefact
         self._pool = pool
+        self._path = path
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,20 @@ class DecisionLog:
         )
         line = record_line(record).encode()
         with self._lock:
-            os.write(self._file.fileno(), line)
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        """Add the whole line, or nothing of it: a half one would spoil the line after it too."""
+        written, descriptor = 0, self._file.fileno()
+        try:
+            while written < len(line):
+                written += os.write(descriptor, line[written:])
+        except OSError as full:
+            if written:
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise StoreUnavailable(
+                f"cannot write the decision log {self._path}: {full.strerror}; make room, and run the same again"
+            ) from full
 
 
 class StreamingEngine(Protocol):

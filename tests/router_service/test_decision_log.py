@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_service.decision_log import DecisionLog, DecisionRecord, LoggingEngine, read_decisions, record_line
-from router_service.errors import ConfigError
+from router_service.errors import ConfigError, StoreUnavailable
 from router_service.types import (
     AnswerKind,
     Budget,
@@ -165,6 +166,22 @@ def test_threads_do_not_mix_their_lines(tmp_path) -> None:
         for thread in threads:
             thread.join()
     assert len(read_decisions(tmp_path / "new" / "log")) == 200
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_line(tmp_path) -> None:
+    path = tmp_path / "log"
+    made = DecisionMade(query_id="q1", annotation=FULL.annotation, decision=FULL.decision)
+    with DecisionLog(path) as log:
+        log.write(FULL.query, made)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+        try:
+            with pytest.raises(StoreUnavailable, match=r"log: File too large; make room"):
+                log.write(FULL.query, made)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.write(FULL.query, made)
+    assert len(read_decisions(path)) == 2
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path) -> None:
