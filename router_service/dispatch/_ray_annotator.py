@@ -7,7 +7,7 @@ import logging
 import pickle
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from router_service.config import PartConfig
 from router_service.types import Ask, Completion, Query, Question, SkillAnnotation
 from skills.base import ANNOTATORS, Annotator
 
-__all__ = ["Annotates", "AnnotatorRecipe", "RayAnnotator", "annotates_alone", "spread_with_ray_data"]
+__all__ = ["Annotates", "AnnotatorRecipe", "RayAnnotator", "annotates_alone", "spread_with_ray_data", "whole_cpus"]
 
 _log = logging.getLogger(__name__)
 
@@ -149,15 +149,20 @@ async def _nobody(expert_id: str, query: Query, *, is_visible: bool = False) -> 
     raise AssertionError("an annotator that is said to annotate alone asked an expert")
 
 
+def whole_cpus(nodes: Iterable[Mapping[str, float]]) -> int:
+    """CPUs that are free as a whole; halves on two nodes make none."""
+    return sum(int(resources.get("CPU", 0)) for resources in nodes)
+
+
 def spread_with_ray_data(recipe: AnnotatorRecipe, queries: Sequence[Query]) -> Iterator[tuple[int, SkillAnnotation]]:
     """Stream the queries through annotators on the CPUs that are free in the cluster this process has joined.
 
-    Where none is free, nothing is brought.
+    Where no node has a whole one free, nothing is brought: Ray Data would wait for one without end.
     """
-    import ray
     from ray import data
+    from ray._private.state import available_resources_per_node
 
-    free = int(ray.available_resources().get("CPU", 0))
+    free = whole_cpus(available_resources_per_node().values())
     blocks = -(-len(queries) // _BLOCK)
     if free < 1:
         return

@@ -7,7 +7,7 @@ import inspect
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -21,6 +21,7 @@ from router_service.errors import ConfigError, ExpertError, ExpertUnavailable, R
 from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TokenDelta
 
 __all__ = [
+    "CheckedBackend",
     "CompleteJob",
     "DeviceHost",
     "HostFacts",
@@ -61,6 +62,23 @@ class NamedBackend:
             device = {"name": place.device.name, "memory_gib": place.device.memory_gib, "gpus": ",".join(gpus)}
             options["devices"] = [{key: value for key, value in device.items() if value}]
         return BACKENDS.create(self.name, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBackend:
+    """A backend that has checked the experts it may be asked for: from that an engine knows which adapters to expect
+    when it begins with the first of them."""
+
+    make: MakeBackend
+    experts: tuple[Expert, ...]
+
+    def __call__(self, place: Place) -> Backend:
+        """A new one. What is wrong with an expert on this node alone shows when that is loaded."""
+        backend = self.make(place)
+        for expert in self.experts:
+            with suppress(RouterError):
+                backend.check(expert)
+        return backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from router_service.config import ClusterConfig
 from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
 from router_service.dispatch._ray_host import (
+    CheckedBackend,
     CompleteJob,
     Job,
     LoadJob,
@@ -91,6 +92,7 @@ class RayBackend(ResidentBackend):
         self.extracts_answers = self._template.extracts_answers  # type: ignore[misc]  # what it wraps decides
         if isinstance(self._template, ScoringBackend):  # so that this is one exactly where what it wraps is one
             self.score = self._score
+        self._checked: dict[str, Expert] = {}
         self._held: dict[str, _Held] = {}
         self._given_up: dict[str, float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one outlives no event loop
@@ -118,6 +120,7 @@ class RayBackend(ResidentBackend):
     def check(self, expert: Expert) -> None:
         """What the wrapped backend says here; files and packages are to be the same on every node."""
         self._template.check(expert)
+        self._checked[expert.id] = expert
 
     async def load(self, expert: Expert, *, device: str) -> None:
         """See `ResidentBackend.load`; the first load on a device starts its host."""
@@ -188,7 +191,8 @@ class RayBackend(ResidentBackend):
             if place is None:
                 raise self._lost(device, "it is not among the cluster's devices any more")
             try:
-                host = await self._cluster.start(place, self._make)
+                make = CheckedBackend(make=self._make, experts=tuple(self._checked.values()))
+                host = await self._cluster.start(place, make)
             except HostGone as gone:
                 raise self._lost(device, str(gone)) from None
             except HostFailed as failed:

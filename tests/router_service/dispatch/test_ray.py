@@ -25,7 +25,7 @@ from router_service.backends.base import (
 )
 from router_service.config import ClusterConfig
 from router_service.dispatch._ray_cluster import HostFailed, RayCluster
-from router_service.dispatch._ray_host import DeviceHost, LoadJob, MakeBackend, NamedBackend
+from router_service.dispatch._ray_host import CheckedBackend, DeviceHost, LoadJob, MakeBackend, NamedBackend
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.ray import RayBackend
@@ -80,6 +80,12 @@ class _Scripted(ResidentBackend):
     def __init__(self, fault: str) -> None:
         self.fault = fault
         self.log: list[str] = []
+        self.checked: list[str] = []
+
+    def check(self, expert: Expert) -> None:
+        self.checked.append(expert.id)
+        if self.fault == "check fails":
+            raise ConfigError("no such adapter here")
 
     def devices(self) -> tuple[Device, ...]:
         return () if self.fault == "no device" else (Device(name="cuda:0"),)
@@ -222,6 +228,22 @@ async def test_the_wrapped_backend_works_on_its_own_device() -> None:
     assert backend.footprint(expert("E")).max_works == 4
     await backend.aclose()
     assert cluster.living == []
+
+
+async def test_a_host_has_checked_all_experts_before_it_loads_the_first() -> None:
+    cluster = FakeCluster(node(1))
+    backend = RayBackend(Scripted(), cluster=cluster)
+    backend.check(expert("E"))
+    backend.check(expert("F"))
+    await backend.load(expert("F"), device=backend.devices()[0].name)
+    assert inside(cluster).checked == ["E", "F"]
+
+
+async def test_a_host_starts_though_an_expert_fails_its_check_there() -> None:
+    make = CheckedBackend(make=Scripted("check fails"), experts=(expert("E"), expert("F")))
+    made = make(places_on([node(1)], ClusterConfig(), gpus=False)[0])
+    assert isinstance(made, _Scripted)
+    assert made.checked == ["E", "F"]
 
 
 async def test_one_host_holds_all_models_of_a_device() -> None:

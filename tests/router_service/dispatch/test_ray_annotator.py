@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router_service.config import PartConfig
-from router_service.dispatch._ray_annotator import Annotates, AnnotatorRecipe, RayAnnotator, annotates_alone
+from router_service.dispatch._ray_annotator import Annotates, AnnotatorRecipe, RayAnnotator, annotates_alone, whole_cpus
 from router_service.types import Query, Question, SkillAnnotation, user_query
 from skills.annotators.embedding import Embedding
 from skills.base import ANNOTATORS, Annotator
@@ -130,6 +130,11 @@ async def test_fitting_makes_another_that_spreads_too() -> None:
     annotator = RayAnnotator(unfitted, PARTS["embedding"], from_queries=1, spread=spread).fit(QUESTIONS)
     assert await annotator.annotate(queries(5), ask=nobody) == await fitted().annotate(queries(5), ask=nobody)
     assert spread.blocks == 2
+
+
+def test_halves_of_a_cpu_on_two_nodes_are_no_place_for_an_annotator() -> None:
+    assert whole_cpus([{"CPU": 0.5}, {"CPU": 0.5}, {"GPU": 1.0}]) == 0
+    assert whole_cpus([{"CPU": 1.5}, {"CPU": 2.5}]) == 3
 
 
 def test_only_annotators_that_ask_nobody_travel() -> None:
