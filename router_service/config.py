@@ -115,8 +115,8 @@ class ClusterConfig(StrictModel):
     cpu_devices_per_node: int = Field(default=1, ge=1)
     """Devices of a node without GPUs: so many models compute there at once, each in a process of its own."""
     silence_s: float = Field(default=30.0, gt=0)
-    """A device that does not answer for so many seconds is given up for lost, though its node may still count as
-    alive."""
+    """A device whose connection is broken for so many seconds is given up for lost, though its node may still count as
+    alive. Work that takes long is no silence."""
     annotate_from: int | None = Field(default=4096, ge=1)
     """Queries from which on a window is annotated on the cluster, by annotators that ask no LLM: starting them takes
     about 7 s, a question here 4 ms. `null` never does."""
