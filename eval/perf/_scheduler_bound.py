@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +25,8 @@ class _Model:
     longest_s: float = 0.0
     gib: float = 0.0
     works_s: list[float] = field(default_factory=list)
-    """Run times of the works where they run one at a time, shortest first."""
+    """Run times of the works, shortest first."""
+    is_one_by_one: bool = True
 
     def copies(self, makespan_s: float) -> int:
         """Devices that must load it: on each it runs for at most what its load leaves of the makespan, and so at most
@@ -32,8 +34,20 @@ class _Model:
         left_s = makespan_s - self.load_s
         if left_s <= 0:
             return 1 << 30
-        halves = len(self.works_s) - bisect_right(self.works_s, left_s / 2 + 1e-9)
+        halves = len(self.works_s) - bisect_right(self.works_s, left_s / 2 + 1e-9) if self.is_one_by_one else 0
         return max(1, math.ceil(self.run_s / left_s - 1e-9), halves)
+
+    def last_runs_s(self, copies: int, devices: int) -> list[float]:
+        """What it adds, with so many copies needed, for each device whose last load it is (test 2)."""
+        most = min(devices, len(self.works_s))
+        if copies > 1:
+            return [work_s + (self.load_s if n >= copies else 0.0) for n, work_s in enumerate(self.works_s[:most])]
+        again_s = self.load_s / 2 + self.works_s[0]
+        return [min(self.run_s, again_s), *[again_s] * (most - 1)]
+
+    def first_loads_s(self, devices: int) -> list[float]:
+        """Its load for each device whose first it is (test 3)."""
+        return [self.load_s] * min(devices, len(self.works_s))
 
 
 def lower_bound_s(devices: Sequence[Device], works: Sequence[Work]) -> float:
@@ -47,9 +61,15 @@ def lower_bound_s(devices: Sequence[Device], works: Sequence[Work]) -> float:
 
     1. *One model.* f runs on a device only after its load, so at most T - l there: k >= R / (T - l); k >= the number of
        its works longer than (T - l) / 2, of which no two fit (`max_works` 1); and T >= l plus its longest work.
-    2. *Loads.* Each of the k devices loads f at least once, one load after the other, and the load that ends last is
-       followed by a work (a load that serves none can be left out): sum(k l) <= m (T - shortest work).
-    3. *Runs.* No device runs before its first load is done: sum(R) <= m (T - shortest load).
+    2. *Loads.* A device loads one model after the other, and then runs what the last load was for: the loads in all
+       plus, per device, that last run, are at most m T. A model loaded once in all runs wholly after that load, R; one
+       that is loaded again adds a load, and each of its loads is followed by a work of its own. So a device whose last
+       load is of a model with k = 1 adds at least min(R, l / 2 + shortest work) once, and l / 2 + shortest work for
+       further devices (s such devices cost (s - 1) l + s works, for s > 1 at least s l / 2 + s works); with k > 1, one
+       of its k shortest works each, and l more beyond k. The m least of these over all models, none above T (an idle
+       device has that to spare), and sum(k l) are at most m T.
+    3. *Runs.* No device runs before its first load is done, and a model is the first on no more devices than it has
+       works: sum(R) and the m least loads, each as often as its model has works and none above T, are at most m T.
     4. *Memory.* A model takes its memory from the begin of its load to the end of its last run, at least l + R in all
        (all devices): sum(gib (k l + R)) <= m memory T. Of models larger than half the memory no two are on a device
        at once, so their times are disjoint: sum over them of (k l + R) <= m T; likewise for all models where no two
@@ -84,8 +104,10 @@ def _models(works: Iterable[Work]) -> dict[str, _Model]:
         model.run_s += work.run_s / max(1, footprint.max_works)
         model.shortest_s = min(model.shortest_s, work.run_s)
         model.longest_s = max(model.longest_s, work.run_s)
-        if footprint.max_works <= 1:
-            insort(model.works_s, work.run_s)
+        model.works_s.append(work.run_s)
+        model.is_one_by_one = model.is_one_by_one and footprint.max_works <= 1
+    for model in found.values():
+        model.works_s.sort()
     return found
 
 
@@ -104,7 +126,6 @@ class _Bound:
         limits = [device.max_models for device in devices]
         self.is_alone = sum(smallest) > self.memory_gib + 1e-6 or len(models) == 1 or limits == [1] * len(limits)
         self.shortest_s = min(model.shortest_s for model in models)
-        self.shortest_load_s = min(model.load_s for model in models)
 
     def longest_chain_s(self) -> float:
         """A load and the longest work after it."""
@@ -116,19 +137,25 @@ class _Bound:
         if max(copies) > self.devices:
             return False
         room_s = self.devices * makespan_s * (1 + 1e-12)
-        loads_s = sum(c * m.load_s for c, m in zip(copies, self.models, strict=True))
+        counted = list(zip(copies, self.models, strict=True))
+        loads_s = sum(c * m.load_s for c, m in counted)
         runs_s = sum(m.run_s for m in self.models)
-        area = sum(m.gib * (c * m.load_s + m.run_s) for c, m in zip(copies, self.models, strict=True))
+        area = sum(m.gib * (c * m.load_s + m.run_s) for c, m in counted)
         alone = self.models if self.is_alone else self.large
         is_alone = {id(model) for model in alone}
-        alone_s = sum(c * m.load_s + m.run_s for c, m in zip(copies, self.models, strict=True) if id(m) in is_alone)
+        alone_s = sum(c * m.load_s + m.run_s for c, m in counted if id(m) in is_alone)
         return (
-            loads_s + self.devices * self.shortest_s <= room_s
-            and runs_s + self.devices * self.shortest_load_s <= room_s
+            loads_s + self._least_s(makespan_s, (m.last_runs_s(c, self.devices) for c, m in counted)) <= room_s
+            and runs_s + self._least_s(makespan_s, (m.first_loads_s(self.devices) for m in self.models)) <= room_s
             and area <= self.memory_gib * room_s
             and alone_s <= room_s
             and self._pigeonholes_s(copies) <= makespan_s * (1 + 1e-12)
         )
+
+    def _least_s(self, makespan_s: float, times_s: Iterable[list[float]]) -> float:
+        """The sum of as many least times as there are devices, none above the makespan."""
+        every = (min(time_s, makespan_s) for model_s in times_s for time_s in model_s)
+        return sum(heapq.nsmallest(self.devices, every))
 
     def _pigeonholes_s(self, copies: Sequence[int]) -> float:
         times_s = [m.load_s + (m.shortest_s if self.is_alone else 0.0) for m in self.models]

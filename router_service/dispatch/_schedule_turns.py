@@ -81,14 +81,19 @@ class Turn:
             yield self._start(residency, ticket)
 
     def _is_home(self, model: str) -> bool:
-        """Whether the device still serves the model; one that had its share leaves it to the others."""
-        homes = self.board.homes.get(model, ())
-        if self.place not in homes:
+        """Whether the device still serves the model. One that had its share leaves it to the others where it has
+        something else to do, and where what is left is worth a load of theirs."""
+        board, place = self.board, self.place
+        others = [home for home in board.homes.get(model, ()) if home is not place]
+        if place not in board.homes.get(model, ()):
             return False
-        quota_s = self.place.quotas.get(model)
-        if quota_s is None or len(homes) == 1 or quota_s >= effective_s(self.board.queues[model].first().work) / 2:
+        quota_s = place.quotas.get(model)
+        queue = board.queues[model]
+        if quota_s is None or not others or not place.order or quota_s >= effective_s(queue.first().work) / 2:
             return True
-        self.board.leave(model, self.place)
+        if queue.run_s < min(other.cost_s(queue.footprint) for other in others):
+            return True
+        board.leave(model, place)
         return False
 
     def _joins(self, residency: Residency, ticket: Ticket) -> bool:
