@@ -33,6 +33,16 @@ memo: hash key -> completion.
 NO_JOB = "NOJOB"
 """How a script says that the job is not there."""
 
+_PAGE = """
+local found = {}
+for _, number in ipairs(redis.call('ZRANGEBYSCORE', ORDER, '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
+  found[#found + 1] = number
+  found[#found + 1] = redis.call('HGET', VALUES, number)
+end
+return found
+"""
+"""A piece of a hash in order. ARGV: after which number, how many."""
+
 _PRELUDE = """
 local meta, lines, numbers, free = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local leases, holders, attempts = KEYS[5], KEYS[6], KEYS[7]
@@ -205,23 +215,8 @@ return {redis.call('ZCARD', finished), redis.call('ZCOUNT', leases, '(' .. milli
     "job": """
 return redis.call('HMGET', meta, 'id', 'header', 'metadata', 'state', 'n_lines', 'created', 'ended')
 """,
-    # ARGV: after which number, how many
-    "lines": """
-local found = {}
-for _, number in ipairs(redis.call('ZRANGEBYSCORE', numbers, '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
-  found[#found + 1] = number
-  found[#found + 1] = redis.call('HGET', lines, number)
-end
-return found
-""",
-    "entries": """
-local found = {}
-for _, number in ipairs(redis.call('ZRANGEBYSCORE', finished, '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
-  found[#found + 1] = number
-  found[#found + 1] = redis.call('HGET', entries, number)
-end
-return found
-""",
+    "lines": _PAGE.replace("ORDER", "numbers").replace("VALUES", "lines"),
+    "entries": _PAGE.replace("ORDER", "finished").replace("VALUES", "entries"),
     # ARGV: id
     "remove": """
 for i = 1, 11 do redis.call('DEL', KEYS[i]) end
