@@ -74,7 +74,7 @@ def list_jobs(options: ListOptions) -> None:
         for job, progress in found
     ]
     columns = ["job", "state", "finished", "failed", "submitted", "cost", "output"]
-    print_table(f"{len(rows)} jobs", columns, rows)
+    print_table(f"{len(rows)} job{'s' * (len(rows) != 1)}", columns, rows)
 
 
 def show(options: ShowOptions) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from eval.perf.decisions import DecisionSpeed
 from router_service.errors import ConfigError
 
-__all__ = ["plot_growth"]
+__all__ = ["new_figure", "plot_growth"]
 
 _PANELS = (
     ("recruit_per_cpu_s", "questions a second of one core's work, recruiting alone", 20_000.0),
@@ -19,15 +19,20 @@ _PANELS = (
 """Field, title, and the aim (for 32 experts), drawn as a dotted line; what else runs on the machine does not show."""
 
 
-def plot_growth(speeds: Sequence[DecisionSpeed], path: Path) -> None:
-    """Write the picture to `path` (its ending names the format); `ConfigError` where matplotlib is not installed."""
+def new_figure(width_in: float, height_in: float) -> Any:
+    """An empty figure of matplotlib; `ConfigError` where that is not installed."""
     try:
         pyplot: Any = importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as missing:
         raise ConfigError(
             f'the plot needs the package {missing.name!r}, which is not installed; run `pip install "enlist[eval]"`'
         ) from missing
-    figure = pyplot.Figure(figsize=(13, 6), layout="constrained")
+    return pyplot.Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def plot_growth(speeds: Sequence[DecisionSpeed], path: Path) -> None:
+    """Write the picture to `path` (its ending names the format); `ConfigError` where matplotlib is not installed."""
+    figure = new_figure(13, 6)
     names = list(dict.fromkeys(speed.recruiter for speed in speeds))
     for axes, (name, title, aim) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         for number, recruiter in enumerate(names):

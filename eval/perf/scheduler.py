@@ -7,15 +7,13 @@ server that takes works as they come, waits online against what the fairness rul
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.perf._scheduler_report import SchedulerBench, SchedulerReport, measure
-from router_service.errors import ConfigError
+from eval.perf.plot import new_figure
 
 __all__ = ["main", "plot_waves"]
 
@@ -49,13 +47,7 @@ def main(arguments: Sequence[str] | None = None, *, bench: SchedulerBench | None
 def plot_waves(report: SchedulerReport, path: Path) -> None:
     """Write makespan over bound, sorted, and the naive server's, to `path` (its ending names the format);
     `ConfigError` where matplotlib is not installed."""
-    try:
-        pyplot: Any = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as missing:
-        raise ConfigError(
-            f'the plot needs the package {missing.name!r}, which is not installed; run `pip install "enlist[eval]"`'
-        ) from missing
-    figure = pyplot.Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     waves = sorted(report.waves, key=lambda wave: wave.over_bound)
     axes.plot([wave.over_bound for wave in waves], label="scheduler")
