@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from router_service.errors import StoreUnavailable
+from router_service.files import write_atomically
 from router_service.store import records
 
-__all__ = ["PartFile", "dump_json", "locked_part", "part_path", "remove_file", "write_in_pieces"]
+__all__ = ["PartFile", "dump_json", "locked_part", "part_path", "remove_file", "write_whole"]
 
 _LOCK_POLL_S = 0.05
 
@@ -29,19 +30,14 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def write_in_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write `path` whole or not at all: a temporary file beside it, forced to disk, then moved over it.
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all, and force its place in the folder to disk too.
 
     Raises `StoreUnavailable` where the disk does not take it.
     """
-    part = part_path(path)
-    with _named(path), part.open("wb") as file:
-        try:
-            file.writelines(pieces)
-            _move(file, part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    with _named(path):
+        write_atomically(path, content)
+        _sync_folder(path.parent)
 
 
 def remove_file(path: Path) -> None:

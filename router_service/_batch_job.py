@@ -101,7 +101,7 @@ def check_log(job: BatchJob, log: Path) -> None:
 def _beside(job: BatchJob) -> list[Path]:
     store = job.store_path
     logs = (store.with_name(store.name + "-wal"), store.with_name(store.name + "-shm"))
-    return [store, *logs, job.receipt_path, part_path(job.target), part_path(job.receipt_path)]
+    return [store, *logs, job.receipt_path, part_path(job.target)]
 
 
 def _check_old_journal(job: BatchJob) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from router_service._batch_files import dump_json, locked_part, write_in_pieces
+from router_service._batch_files import dump_json, locked_part, write_whole
 from router_service._batch_lines import BatchLine, fingerprint_file
 from router_service._batch_output import is_cancelled, read_back
 from router_service.store.base import FinishedEntry
@@ -76,7 +76,7 @@ async def write_output(target: Path, header: Mapping[str, str], entries: AsyncIt
             "counts": {**counts, "usage": usage_parts(usage)},
             "retryable": retryable,
         }
-        write_in_pieces(receipt_path(target), [dump_json(receipt)])
+        write_whole(receipt_path(target), dump_json(receipt))
         return receipt
 
 

@@ -302,7 +302,7 @@ async def test_an_unfinished_batch_of_an_older_version_is_not_asked_again_unaske
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("suffix", [".part", ".job", ".job-wal", ".receipt", ".receipt.part"])
+@pytest.mark.parametrize("suffix", [".part", ".job", ".job-wal", ".receipt"])
 async def test_the_input_is_none_of_the_files_beside_the_output(tmp_path, suffix, restarts):
     job = job_of(tmp_path, questions(2), restarts=restarts)
     source = job.source.rename(job.target.with_name(job.target.name + suffix))
