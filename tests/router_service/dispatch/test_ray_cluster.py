@@ -118,8 +118,8 @@ async def test_processes_that_are_killed_cost_tries_and_no_answers(joined: RayCl
     calm.mkdir(), stormy.mkdir()
     expected = await texts_of(RayBackend(MakeTallied(folder=calm, seconds=0.01), cluster=joined), lines())
 
-    draw, kills = random.Random(4), 12
-    run = Run(RayBackend(MakeTallied(folder=stormy, seconds=0.01), cluster=joined), attempts=20)
+    draw, kills = random.Random(4), 50
+    run = Run(RayBackend(MakeTallied(folder=stormy, seconds=0.01), cluster=joined), attempts=100)
     task = asyncio.create_task(run.texts(lines()))
     kept: dict[SampleKey, int] = {}
     killed: set[int] = set()
