@@ -90,11 +90,18 @@ def show(options: ShowOptions) -> None:
     if options.as_json:
         print_json(shown | ({"entries": [_entry_as_json(entry) for entry in entries]} if options.lines else {}))
         return
-    for name, value in shown.items():
-        print_lines(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    for name, value in (shown | {"ended": shown["ended"] or "not yet"}).items():
+        print_lines(f"{name}: {_said(value)}")
     if options.lines:
         columns = ["line", "id", "end", "claims", "recruiter", "experts", "aggregator", "completions", "cost"]
         print_table("Finished lines", columns, [_row(entry) for entry in entries])
+
+
+def _said(value: object) -> str:
+    """A field's value for people: nobody is `none`, and what is not known is `unknown`."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)
 
 
 def cancel(options: JobOptions) -> None:

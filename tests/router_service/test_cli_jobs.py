@@ -87,6 +87,7 @@ def test_a_finished_job_in_a_shared_store_is_listed_shown_and_removed(enlist, wo
         assert code == 0
         assert "completed" in out
     assert "a, b" in out
+    assert "workers: none" in out
     assert enlist("jobs", "remove", *store)[0] == 0
     assert json.loads(enlist("jobs", "list", *store, "--json")[1]) == []
 
