@@ -1,72 +1,79 @@
-"""Builds the one message that asks an LLM to make one answer of several drafts (Mixture-of-Agents' aggregate step).
+"""Lays the members' completions out as drafts for an LLM to read: as data, without names, in drawn order, to size.
 
-Mixture-of-Agents (Wang et al. 2024) puts the instruction and the numbered drafts before the query; Symbolic-MoE sends
-the same in the user's turn, then the question with its answer format. So does this. The template is filled exactly
-once, and what is filled in is never read as template again.
+A draft may say anything, also "ignore the others": so each stands between marks that its author could not know, under
+a number that tells nothing of who wrote it, at a place that the seed draws, and the prompts say that what stands
+between the marks is data. Reasoning blocks are left out. Drafts share the reader's window fairly, and whoever has to be
+cut is named in the notes.
 """
 
 from __future__ import annotations
 
-import importlib.resources
-import json
-import string
+import hashlib
+import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from aggregators.extract import without_thoughts
-from router_service.types import AnswerKind, Completion, Message, Query, RouteControls, TaskFormat, TextPart
+from router_service.prompt_tokens import text_tokens
+from router_service.types import Completion, Panel, stable_seed
 
-__all__ = ["PROMPT", "fair_shares", "number_drafts", "synthesis_query"]
-
-PROMPT = "synthesise_v1.txt"
-"""The prompt in use; its name carries its version."""
+__all__ = ["Draft", "DraftSheet", "fair_shares", "lay_out"]
 
 _CUT = "\n[...]\n"
 
-_ANSWER_FORMATS = {
-    AnswerKind.CHOICE: 'End with a line that reads "The answer is (X)", X being the letter of the right option.',
-    AnswerKind.NUMBER: 'End with a line that reads "The answer is N", N being the number or formula alone.',
-    AnswerKind.LITERAL: 'End with a line that reads "Answer: ...", with nothing but the answer after the colon.',
-    AnswerKind.CODE: "End with the complete code in one fenced block.",
-    AnswerKind.JSON: "Reply with one JSON value and nothing else.",
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One member's text as it is shown: `number` counts from 1 in the order shown; `is_cut` where some is missing."""
+
+    number: int
+    member: Completion
+    shown: str
+    is_cut: bool = False
 
 
-def synthesis_query(query: Query, members: Sequence[Completion], *, seed: int, max_draft_chars: int) -> Query:
-    """The query that asks for one answer to `query` made of the members' drafts; it runs on the budget of `query`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftSheet:
+    """All drafts as one text for `$drafts`, the mark around each for `$mark`, and what the caller should know."""
 
-    Earlier turns stay as they are. The last user message is replaced (its images and audio kept), or, where the
-    conversation ends on another role, one is added. Tools are offered no more: the answer is to be written.
+    drafts: tuple[Draft, ...]
+    text: str
+    mark: str
+    notes: tuple[str, ...] = ()
+
+    def member(self, number: int) -> Completion | None:
+        """Whose draft bears this number; None where there is none."""
+        return self.drafts[number - 1].member if 1 <= number <= len(self.drafts) else None
+
+
+def lay_out(
+    panel: Panel, members: Sequence[Completion], *, stage: str, room_tokens: int, is_guarded: bool = True
+) -> DraftSheet:
+    """The members' texts without thoughts, each between marks; empty ones are skipped, and numbers have no gaps.
+
+    A member of whom only the extracted answer is known drafts just that. The order is drawn from the panel's seed and
+    `stage`, whatever the order of `members`. Short drafts stay whole, and long ones share what is left of
+    `room_tokens` evenly; a draft that is cut keeps its beginning and, twice as long, its end, where the answer is.
+    Without `is_guarded`, headings stand in the place of marks and the order is the members' (Mixture-of-Agents as
+    released): for measuring what the guards are worth.
     """
-    template = string.Template(importlib.resources.files("aggregators").joinpath("prompts", PROMPT).read_text("utf-8"))
-    text = template.substitute(
-        drafts=number_drafts(members, max_draft_chars=max_draft_chars),
-        question=query.text,
-        answer_format=_answer_format(query.task_format),
-    ).strip()
-    return replace(
-        query,
-        id=f"{query.id}/synthesise",
-        parent_id=query.id,
-        messages=_with_last_user_text(query.messages, text),
-        tool_choice="none" if query.tools else None,
-        controls=RouteControls(streams=query.controls.streams),
-        seed=seed,
-        metadata={},
+    written = [(m, text) for m in members if (text := without_thoughts(m.text) or (m.extracted or "").strip())]
+    if is_guarded:
+        written.sort(key=lambda item: (item[0].expert_id, item[0].sample, item[1]))
+        random.Random(stable_seed(panel.decision.seed, panel.query.id, stage)).shuffle(written)
+    lengths = [text_tokens(text) for _, text in written]
+    shares = fair_shares(lengths, room_tokens)
+    drafts = []
+    for number, ((member, text), length, share) in enumerate(zip(written, lengths, shares, strict=True), start=1):
+        shown = text if length <= share else _cut(text, round(len(text) * share / length))
+        drafts.append(Draft(number=number, member=member, shown=shown, is_cut=length > share))
+    mark = _mark([text for _, text in written], panel)
+    return DraftSheet(
+        drafts=tuple(drafts),
+        text="\n\n".join(_rendered(draft, mark if is_guarded else None) for draft in drafts),
+        mark=mark,
+        notes=_notes(drafts, stage),
     )
-
-
-def number_drafts(members: Sequence[Completion], *, max_draft_chars: int) -> str:
-    """The members' texts without thoughts, headed "Draft 1:", "Draft 2:" without gaps; empty ones are skipped.
-
-    A member of whom only the extracted answer is known drafts just that. Together the drafts take at most
-    `max_draft_chars` characters, headings aside: short ones stay whole, and the long ones share the rest evenly. A
-    draft that is cut keeps its beginning and, twice as long, its end, where the answer is.
-    """
-    drafts = [draft for member in members if (draft := without_thoughts(member.text) or member.extracted)]
-    shares = fair_shares([len(draft) for draft in drafts], max_draft_chars)
-    shown = (_cut(draft, share) for draft, share in zip(drafts, shares, strict=True))
-    return "\n\n".join(f"Draft {number}:\n{draft}" for number, draft in enumerate(shown, start=1))
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
@@ -80,37 +87,32 @@ def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
     return shares
 
 
+def _rendered(draft: Draft, mark: str | None) -> str:
+    if mark is None:
+        return f"Draft {draft.number}:\n{draft.shown}"
+    return f"[{mark} draft {draft.number}]\n{draft.shown}\n[{mark} end of draft {draft.number}]"
+
+
+def _mark(texts: Sequence[str], panel: Panel) -> str:
+    """A word that no draft holds: it hangs on all drafts together, so the author of one could not foresee it."""
+    seed = f"{panel.decision.seed}\x1f{panel.query.id}"
+    for attempt in range(100):
+        digest = hashlib.blake2b("\x1f".join([seed, str(attempt), *texts]).encode("utf-8", "replace"), digest_size=4)
+        mark = digest.hexdigest().upper()
+        if not any(mark in text for text in texts):
+            return mark
+    return mark
+
+
 def _cut(draft: str, share: int) -> str:
-    if len(draft) <= share:
-        return draft
     kept = max(0, share - len(_CUT))
     head = kept // 3
     tail = kept - head
     return draft[:head] + _CUT + (draft[-tail:] if tail else "")
 
 
-def _answer_format(task_format: TaskFormat) -> str:
-    wanted = _ANSWER_FORMATS.get(task_format.kind, "")
-    if task_format.json_schema:
-        wanted += f" It must match this JSON schema: {_bare_schema(task_format.json_schema)}"
-    return f"\n{wanted}" if wanted else ""
-
-
-def _bare_schema(json_schema: str) -> str:
-    """The schema without OpenAI's object around it; a text that is not JSON as it is, since its backend refuses it."""
-    try:
-        given = json.loads(json_schema)
-    except ValueError:
-        return json_schema
-    is_wrapped = isinstance(given, dict) and {"name", "schema"} <= given.keys()
-    return json.dumps(given["schema"]) if is_wrapped else json_schema
-
-
-def _with_last_user_text(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    if not messages or messages[-1].role != "user":
-        return (*messages, Message(role="user", content=text))
-    last = messages[-1]
-    if isinstance(last.content, str):
-        return (*messages[:-1], replace(last, content=text))
-    others = tuple(part for part in last.content if not isinstance(part, TextPart))
-    return (*messages[:-1], replace(last, content=(TextPart(text=text), *others)))
+def _notes(drafts: Sequence[Draft], stage: str) -> tuple[str, ...]:
+    cut = [draft for draft in drafts if draft.is_cut]
+    if not cut:
+        return ()
+    return (f"{len(cut)} of {len(drafts)} drafts were cut to fit into the window of {stage}'s expert",)

@@ -6,14 +6,19 @@ from dataclasses import replace
 
 from aggregators.ballot import answer_of, gather_votes, group_votes
 from aggregators.base import AGGREGATORS
-from aggregators.drafts import synthesis_query
+from aggregators.drafts import lay_out
 from aggregators.equivalence import AnswerGroup
 from aggregators.extract import extract
+from aggregators.judges import best_writer
 from aggregators.majority import Majority
-from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable
+from aggregators.prompting import Stage, answer_format, child_query, fill_prompt, prompt_room
+from router_service.errors import BudgetExceeded, NoExpertAvailable
 from router_service.types import Answer, Ask, Completion, Panel, Usage
 
 __all__ = ["Synthesise"]
+
+_PROMPT = "synthesise_v2"
+_STAGE = Stage(name="synthesise", keeps_format=True)
 
 
 @AGGREGATORS.register("synthesise")
@@ -30,17 +35,9 @@ class Synthesise:
     keeps_text = False
     order_matters = True
 
-    def __init__(self, *, expert: str | None = None, max_draft_chars: int = 12_000) -> None:
-        """`expert` writes; without it the recruit most likely to be right among those that finished.
-
-        `max_draft_chars` is what all drafts together may take (12,000 characters are some 3,000 tokens).
-        """
-        if max_draft_chars < 100:
-            raise ConfigError(
-                f"aggregator 'synthesise': max_draft_chars is {max_draft_chars}, but drafts need 100 or more"
-            )
+    def __init__(self, *, expert: str | None = None) -> None:
+        """`expert` writes; without it the recruit most likely to be right among those that finished."""
         self.expert = expert
-        self.max_draft_chars = max_draft_chars
 
     async def aggregate(self, panel: Panel, *, ask: Ask) -> Answer:
         """The written answer; its supporters are the members that hold it, or all of them where none does."""
@@ -56,22 +53,16 @@ class Synthesise:
         return await _written_answer(panel, written)
 
     async def _write(self, panel: Panel, ask: Ask) -> Completion | None:
-        query = synthesis_query(
-            panel.query, panel.members, seed=panel.decision.seed, max_draft_chars=self.max_draft_chars
-        )
+        writer = self.expert or best_writer(panel)
+        parts = {"question": panel.query.text, "answer_format": answer_format(panel.query.task_format)}
+        fixed = fill_prompt(_PROMPT, mark="", drafts="", **parts)
+        room = prompt_room(panel, writer, stage=_STAGE, fixed=fixed)
+        sheet = lay_out(panel, panel.members, stage=_STAGE.name, room_tokens=room)
+        text = fill_prompt(_PROMPT, mark=sheet.mark, drafts=sheet.text, **parts)
         try:
-            return await ask(self.expert or best_writer(panel), query, is_visible=True)
+            return await ask(writer, child_query(panel, text, stage=_STAGE), is_visible=True)
         except (BudgetExceeded, NoExpertAvailable):
             return None
-
-
-def best_writer(panel: Panel) -> str:
-    """The recruit with the highest P(correct), then score, then the earliest, among the experts that finished."""
-    finished = {member.expert_id for member in panel.members}
-    recruits = [recruit for recruit in panel.decision.recruits if recruit.expert_id in finished]
-    if not recruits:
-        return panel.members[0].expert_id
-    return max(recruits, key=lambda recruit: (recruit.p_correct or 0.0, recruit.score)).expert_id
 
 
 def _is_usable(written: Completion, panel: Panel) -> bool:

@@ -203,8 +203,9 @@ class RouteControls:
     """What a caller decides for one query; None leaves it to the engine's configuration.
 
     `expert` names one registered expert and bypasses annotation and recruiting.
-    `streams` asks for token deltas of the text that becomes the answer. Raises `InvalidQuery` where `k` is above
-    `MAX_K`.
+    `streams` asks for token deltas of the text that becomes the answer. `waits_for_all` has every recruited expert
+    heard to the end, even where the outcome can no longer change (`dispatch.stops_early`). Raises `InvalidQuery` where
+    `k` is above `MAX_K`.
     """
 
     recruiter: str | None = None
@@ -214,6 +215,7 @@ class RouteControls:
     experts_allowed: tuple[str, ...] = ()
     experts_denied: tuple[str, ...] = ()
     streams: bool = False
+    waits_for_all: bool = False
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k > MAX_K:

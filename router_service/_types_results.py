@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 from router_service._types_asked import Query, ToolCall, Usage
+from router_service._types_experts import Expert
 
 __all__ = [
     "Answer",
     "Answered",
-    "Ask",
     "Assignment",
     "Completion",
     "CompletionError",
     "CompletionFinished",
-    "CompletionMemo",
     "DecisionMade",
     "Elimination",
     "Event",
@@ -155,12 +153,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """All an aggregator sees: the query, how it was routed, and every completion, in order of recruiting."""
+    """All an aggregator sees: the query, how it was routed, and every completion, in order of recruiting.
+
+    `experts` are those it may ask, by id, whether recruited or not: their windows, prices and limits. Empty where
+    nobody said.
+    """
 
     query: Query
     annotation: SkillAnnotation
     decision: RouteDecision
     completions: tuple[Completion, ...]
+    experts: Mapping[str, Expert] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def members(self) -> tuple[Completion, ...]:
@@ -180,7 +183,9 @@ class Answer:
     """One answer made of many completions.
 
     `supporters` are the experts whose completions it rests on; `agreement` is the share of members that hold it;
-    `usage` is what the aggregator itself spent (nothing for a vote); `confidence` is in [0, 1] or unknown.
+    `usage` is what the aggregator itself spent (nothing for a vote); `confidence` is in [0, 1] or unknown. `notes` say
+    in plain words what the caller should know of how it came about: drafts that were cut, a cheaper aggregator that
+    stood in, a reply that was repaired.
     """
 
     text: str
@@ -192,6 +197,7 @@ class Answer:
     usage: Usage = Usage()
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = "stop"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,31 +289,3 @@ class Failed:
 
 
 Event = DecisionMade | CompletionFinished | TokenDelta | Answered | Failed
-
-
-@runtime_checkable
-class Ask(Protocol):
-    """The right to call an expert, passed in: budgeted, and coalesced with other calls to the same expert."""
-
-    async def __call__(self, expert_id: str, query: Query, *, is_visible: bool = False) -> Completion:
-        """One completion of `query` by `expert_id`.
-
-        A failed call is a `Completion` with `error` set. With `is_visible` the text becomes the answer, so its tokens
-        are streamed to the caller as they come. Raises `BudgetExceeded` where the query's budget does not cover it,
-        `UnknownNameError` for an expert that is not registered, and
-        `NoExpertAvailable` for one that is switched off or that the query rules out.
-        """
-        ...
-
-
-@runtime_checkable
-class CompletionMemo(Protocol):
-    """Completions that outlive a process, so that no finished one is paid for twice; keys are opaque texts."""
-
-    async def recall(self, keys: Sequence[str]) -> Mapping[str, Completion]:
-        """Those of the keys that are kept, each with its completion."""
-        ...
-
-    async def keep(self, key: str, completion: Completion) -> None:
-        """Keep a completion; returns when it would survive a kill. Keeping a key twice leaves the first."""
-        ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from router_service.plugins import Registry
-from router_service.types import Completion, Expert, ExpertBatch, Query, TokenDelta
+from router_service.types import Completion, Expert, ExpertBatch, Query, TextScore, TokenDelta
 
 __all__ = [
     "BACKENDS",
@@ -18,7 +18,6 @@ __all__ = [
     "Footprint",
     "ResidentBackend",
     "ScoringBackend",
-    "TextScore",
 ]
 
 
@@ -127,20 +126,6 @@ class ResidentBackend(Backend):
         Returns when the memory is free; nothing to do where the model is not there. Never raises for a model that
         crashed.
         """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextScore:
-    """How likely a model finds a text as the answer to a query: the sum of its tokens' log-probabilities (nats,
-    temperature 1), and how many tokens it has."""
-
-    logprob_sum: float
-    tokens: int
-
-    @property
-    def mean_logprob(self) -> float:
-        """Nats per token; minus this is the mean negative log-likelihood. 0 for an empty text."""
-        return self.logprob_sum / self.tokens if self.tokens else 0.0
 
 
 @runtime_checkable

@@ -13,9 +13,9 @@ from router_service.backends._vllm_backend import WORKER, EngineBackend, require
 from router_service.backends._vllm_bases import adapter_folder
 from router_service.backends._vllm_engines import Engine, Engines
 from router_service.backends._vllm_requests import Asked, add_order, pieces_of, refused_by, score_order
-from router_service.backends.base import BACKENDS, TextScore
+from router_service.backends.base import BACKENDS
 from router_service.errors import ExpertRefused, ExpertUnavailable
-from router_service.types import Completion, Expert, ExpertBatch, Query, TokenDelta
+from router_service.types import Completion, Expert, ExpertBatch, Query, TextScore, TokenDelta
 
 __all__ = ["Vllm"]
 

@@ -13,12 +13,12 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend, ScoringBackend, TextScore
+from router_service.backends.base import BACKENDS, Backend, DeviceLost, ResidentBackend, ScoringBackend
 from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_places import Place
 from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ConfigError, ExpertError, ExpertUnavailable, RouterError
-from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TokenDelta
+from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TextScore, TokenDelta
 
 __all__ = [
     "CheckedBackend",

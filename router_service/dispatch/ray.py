@@ -14,7 +14,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from router_service import errors
-from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend, ScoringBackend, TextScore
+from router_service.backends.base import Device, DeviceLost, Footprint, ResidentBackend, ScoringBackend
 from router_service.config import ClusterConfig
 from router_service.dispatch._closing import closing
 from router_service.dispatch._ray_cluster import Cluster, Host, HostFailed, HostGone, HostSilent
@@ -32,7 +32,7 @@ from router_service.dispatch._ray_host import (
 from router_service.dispatch._ray_places import Place, places_on, uses_gpus
 from router_service.dispatch._ray_plain import as_resident
 from router_service.errors import ExpertError, ExpertUnavailable
-from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TokenDelta
+from router_service.types import Completion, CompletionError, Expert, ExpertBatch, Query, TextScore, TokenDelta
 
 __all__ = ["RayBackend"]
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experts_registry.estimate import estimate_tokens, output_limit
+from experts_registry.estimate import output_limit
+from router_service.prompt_tokens import estimate_tokens
 from router_service.recruit.eligibility import call_cost_usd
 from router_service.types import Expert, Query
 

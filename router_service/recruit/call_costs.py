@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS, estimate_tokens
+from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS
 from experts_registry.prices import cost_usd
+from router_service.prompt_tokens import estimate_tokens
 from router_service.recruit.base import FitData
 from router_service.recruit.strength import Floats
 from router_service.types import Expert, Outcome, user_query

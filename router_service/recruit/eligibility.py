@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experts_registry.estimate import estimate_tokens, output_limit, persona_tokens
+from experts_registry.estimate import output_limit
 from experts_registry.prices import cost_usd
 from router_service.errors import BudgetExceeded, NoExpertAvailable, RouterError
+from router_service.prompt_tokens import estimate_tokens, persona_tokens
 from router_service.types import Elimination, Expert, Query, RouteDecision
 
 __all__ = ["BUDGET_CODES", "Eligibility", "Shortlist", "eligible", "explain_empty"]

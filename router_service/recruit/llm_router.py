@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from experts_registry.estimate import estimate_tokens
 from router_service.errors import ConfigError, RouterError, UnknownNameError
+from router_service.prompt_tokens import estimate_tokens
 from router_service.recruit.base import RECRUITERS, ConsultingRecruiter, FitData, RecruitRequest, SequentialRecruiter
 from router_service.recruit.choice_prompt import choice_format, choice_prompt, chosen_ids, describe
 from router_service.recruit.eligibility import call_cost_usd

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS, estimate_tokens, estimate_usage, max_output_tokens
+from experts_registry.estimate import ASSUMED_OUTPUT_TOKENS, estimate_usage, max_output_tokens
 from experts_registry.prices import cost_usd
+from router_service.prompt_tokens import estimate_tokens
 from router_service.types import (
     AnswerKind,
     AudioPart,

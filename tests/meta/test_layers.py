@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "router_service.files",
         "router_service.artefacts",
         "router_service.estimation",
+        "router_service.prompt_tokens",
     ),
     ("experts_registry", "skills", "aggregators"),
     ("router_service.recruit", "router_service.dispatch", "router_service.backends", "router_service.store"),

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experts_registry.estimate import estimate_tokens
 from router_service.backends.base import BACKENDS
 from router_service.backends.transformers import Transformers
 from router_service.config import DispatchConfig
 from router_service.dispatch.runner import Runner
 from router_service.errors import ConfigError, ExpertUnavailable
+from router_service.prompt_tokens import estimate_tokens
 from router_service.types import (
     Assignment,
     Budget,

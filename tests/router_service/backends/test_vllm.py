@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from router_service.backends._vllm_devices import EngineDevice
 from router_service.backends._vllm_options import Adapters, engine_environment, engine_order, model_key, vllm_options
-from router_service.backends.base import ScoringBackend, TextScore
+from router_service.backends.base import ScoringBackend
 from router_service.backends.vllm import Vllm
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable
 from router_service.types import (
@@ -28,6 +28,7 @@ from router_service.types import (
     Query,
     Sampling,
     TaskFormat,
+    TextScore,
     TokenDelta,
     user_query,
 )

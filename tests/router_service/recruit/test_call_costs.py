@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from experts_registry.estimate import estimate_tokens
+from router_service.prompt_tokens import estimate_tokens
 from router_service.recruit.base import FitData
 from router_service.recruit.call_costs import group_costs, typical_costs
 from router_service.types import Outcome, Prices, Question, user_query
