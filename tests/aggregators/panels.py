@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from aggregators.base import AGGREGATORS, LearnedAggregator
 from router_service.types import (
     AnswerKind,
     Completion,
     CompletionError,
+    Execution,
     Expert,
     FitData,
     Outcome,
@@ -17,11 +20,14 @@ from router_service.types import (
     RouteDecision,
     SkillAnnotation,
     TaskFormat,
+    TextScore,
     Usage,
     user_query,
 )
 
 CHOICE = TaskFormat(kind=AnswerKind.CHOICE, options=("one", "two", "three", "four"))
+WINDOW_TOKENS = 32_768
+CALL_USAGE = Usage(completions=1, prompt_tokens=30, completion_tokens=5, cost_usd=0.25)
 TEXTS = {AnswerKind.CHOICE: "I weigh it. The answer is ({}).", AnswerKind.FREE: "{}"}
 
 
@@ -40,8 +46,17 @@ def failed(expert_id, *, code="expert_timeout", text="The answer is (D)", extrac
     return Completion(query_id="q", expert_id=expert_id, text=text, extracted=extracted, error=error)
 
 
-def panel(completions, *, task_format=CHOICE, p=None, seed=7, query: Query | None = None):
-    """A panel of `completions`; `p` maps experts to P(correct)."""
+def pool_of(expert_ids, *, window_tokens=WINDOW_TOKENS, spare=()) -> dict[str, Expert]:
+    """Entries for these experts, and for `spare` ones that were not recruited, by id; each with the same window."""
+    return {
+        expert_id: Expert(id=expert_id, model=f"model-of-{expert_id}", backend="echo", context_window=window_tokens)
+        for expert_id in dict.fromkeys((*expert_ids, *spare))
+    }
+
+
+def panel(completions, *, task_format=CHOICE, p=None, seed=7, query: Query | None = None, experts=None):
+    """A panel of `completions`; `p` maps experts to P(correct), `experts` ids to entries (none, unless given: see
+    `pool_of`)."""
     recruits = tuple(
         Recruit(expert_id=expert_id, p_correct=(p or {}).get(expert_id))
         for expert_id in dict.fromkeys(c.expert_id for c in completions)
@@ -51,6 +66,7 @@ def panel(completions, *, task_format=CHOICE, p=None, seed=7, query: Query | Non
         annotation=SkillAnnotation(query_id="q"),
         decision=RouteDecision(query_id="q", recruits=recruits, recruiter="fixed", seed=seed),
         completions=tuple(completions),
+        experts=experts or {},
     )
 
 
@@ -86,22 +102,72 @@ def made(name, options=None):
 
 
 class FakeAsk:
-    """Answers every call with `text` (or the result of `text(query)`), and remembers the calls."""
+    """Answers every call with `text` (or the result of `text(query)`), and remembers the calls.
 
-    def __init__(self, text="The answer is (A)", *, error=None, raises=None):
-        self.text, self.error, self.raises = text, error, raises
+    `error` makes every call a failed one, `raises` raises; with `until` only the calls after the first so many do.
+    """
+
+    def __init__(self, text="The answer is (A)", *, error=None, raises=None, until=0):
+        self.text, self.error, self.raises, self.until = text, error, raises, until
         self.calls = []
 
     async def __call__(self, expert_id, query, *, is_visible=False):
         self.calls.append((expert_id, query, is_visible))
-        if self.raises is not None:
+        is_well = len(self.calls) <= self.until
+        if self.raises is not None and not is_well:
             raise self.raises
         text = self.text(query) if callable(self.text) else self.text
+        error = None if is_well else self.error
         return Completion(
             query_id=query.id,
             expert_id=expert_id,
-            text="" if self.error else text,
+            text="" if error else text,
             finish_reason="stop",
-            usage=Usage(completions=1, prompt_tokens=30, completion_tokens=5, cost_usd=0.25),
-            error=self.error,
+            usage=CALL_USAGE,
+            error=error,
         )
+
+
+class FakeScoringAsk(FakeAsk):
+    """A `FakeAsk` that also reads texts: `score_of(query, text)` gives nats per token, words are tokens.
+
+    `cannot` names experts whose backend reads none; `scored` remembers (expert, [(query, text), ...]).
+    """
+
+    def __init__(self, text="The answer is (A)", *, score_of=None, cannot=(), score_raises=None, **more):
+        super().__init__(text, **more)
+        self.score_of = score_of or (lambda query, text: -1.0 - math.log1p(len(text)) / 10)
+        self.cannot, self.score_raises = frozenset(cannot), score_raises
+        self.scored = []
+
+    def can_score(self, expert_id):
+        return expert_id not in self.cannot
+
+    async def score(self, expert_id, texts):
+        self.scored.append((expert_id, list(texts)))
+        if self.score_raises is not None:
+            raise self.score_raises
+        lengths = [len(text.split()) for _, text in texts]
+        return [
+            TextScore(logprob_sum=self.score_of(query, text) * tokens, tokens=tokens)
+            for (query, text), tokens in zip(texts, lengths, strict=True)
+        ]
+
+
+class FakeExecutingAsk(FakeAsk):
+    """A `FakeAsk` that also "runs" programs: `execution_of(program)` says how each ends, well unless given.
+
+    `executed` remembers (query, [program, ...]).
+    """
+
+    def __init__(self, text="The answer is (A)", *, execution_of=None, execute_raises=None, **more):
+        super().__init__(text, **more)
+        self.execution_of = execution_of or (lambda program: Execution(exit_code=0))
+        self.execute_raises = execute_raises
+        self.executed = []
+
+    async def execute(self, query, programs):
+        self.executed.append((query, list(programs)))
+        if self.execute_raises is not None:
+            raise self.execute_raises
+        return [self.execution_of(program) for program in programs]
