@@ -1,13 +1,14 @@
-"""Which queries the engine takes at all: distinct ids, something to answer, limits that make sense."""
+"""Which queries the engine takes at all (distinct ids, something to answer, limits that make sense), and whom each lets
+be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from router_service.errors import InvalidQuery
-from router_service.types import Budget, Query
+from router_service.types import Budget, Expert, Query, RouteControls
 
-__all__ = ["check_query", "require_distinct_ids"]
+__all__ = ["allowed_experts", "check_query", "require_distinct_ids"]
 
 
 def require_distinct_ids(queries: Sequence[Query]) -> None:
@@ -29,6 +30,14 @@ def check_query(query: Query) -> None:
     if query.controls.k is not None and query.controls.k < 1:
         raise InvalidQuery(f"k is {query.controls.k}; ask for at least 1 completion")
     _check_budget(query.budget)
+
+
+def allowed_experts(experts: Mapping[str, Expert], controls: RouteControls) -> Mapping[str, Expert]:
+    """Those of the experts, in order, that the caller's controls leave: `experts` itself where they rule nobody out."""
+    if not controls.experts_allowed and not controls.experts_denied:
+        return experts
+    allowed = controls.experts_allowed or tuple(experts)
+    return {i: expert for i, expert in experts.items() if i in allowed and i not in controls.experts_denied}
 
 
 def _check_budget(budget: Budget) -> None:

@@ -8,11 +8,12 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from types import MappingProxyType
 
 from aggregators.base import Aggregator
 from experts_registry.pool import Pool
 from router_service._engine_parts import NAMED, EngineDefaults, EngineParts, Parts
-from router_service.admission import check_query, require_distinct_ids
+from router_service.admission import allowed_experts, check_query, require_distinct_ids
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.dispatch.planner import plan_batches
@@ -82,6 +83,7 @@ class Engine:
         self.defaults = defaults
         self._annotator = annotator
         self._parts = EngineParts(recruiters, aggregators, defaults=defaults)
+        self._askable = MappingProxyType({expert.id: expert for expert in pool.enabled})
 
     def remembering(self, memo: CompletionMemo) -> Engine:
         """This engine, sharing all its parts, with a memo of completions: none that it keeps is asked for again."""
@@ -203,6 +205,7 @@ class Engine:
             ledger=self.runner.ledger(query.budget, deadline_from=deadlines_from),
             annotation=SkillAnnotation(query_id=query.id),
             decision=RouteDecision(query_id=query.id, recruits=(), recruiter=recruiter_name, seed=seed),
+            experts=allowed_experts(self._askable, controls),
         )
 
     async def _annotate(self, flights: list[Flight], emit: Emit) -> list[Flight]:

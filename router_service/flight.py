@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from router_service.types import (
     Completion,
     CompletionError,
     Event,
+    Expert,
     Failed,
     Panel,
     Query,
@@ -59,7 +60,8 @@ _REASONS_SHOWN = 5
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Flight:
-    """The state of one query between its admission and its answer; lives and dies inside one engine call."""
+    """The state of one query between its admission and its answer; lives and dies inside one engine call. `experts`
+    are those its aggregator may ask."""
 
     query: Query
     recruiter: Recruiter
@@ -68,6 +70,7 @@ class Flight:
     ledger: Ledger
     annotation: SkillAnnotation
     decision: RouteDecision
+    experts: Mapping[str, Expert] = field(default_factory=dict)
     advice: str | None = None
     completions: tuple[Completion, ...] = ()
     wave: tuple[Recruit, ...] = ()
@@ -96,7 +99,13 @@ class Flight:
     @property
     def panel(self) -> Panel:
         """What the aggregator is shown."""
-        return Panel(query=self.query, annotation=self.annotation, decision=self.decision, completions=self.completions)
+        return Panel(
+            query=self.query,
+            annotation=self.annotation,
+            decision=self.decision,
+            completions=self.completions,
+            experts=self.experts,
+        )
 
     @property
     def usage(self) -> Usage:
