@@ -1,25 +1,33 @@
 """Lays the members' completions out as drafts for an LLM to read: as data, without names, in drawn order, to size.
 
-A draft may say anything, also "ignore the others": so each stands between marks that its author could not know, under
-a number that tells nothing of who wrote it, at a place that the seed draws, and the prompts say that what stands
-between the marks is data. Reasoning blocks are left out. Drafts share the reader's window fairly, and whoever has to be
-cut is named in the notes.
+A draft may say anything, also "ignore the others": so each stands quoted (`aggregators.quoting`) between marks that its
+author could not know, under a number that tells nothing of who wrote it, at a place that the seed draws, and the
+prompts say that what stands between the marks is data. Reasoning blocks are left out. Drafts share the reader's window
+fairly, and whoever has to be cut is named in the notes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from aggregators.extract import without_thoughts
+from aggregators.quoting import clean, quoted
 from router_service.prompt_tokens import text_tokens
 from router_service.types import Completion, Panel, stable_seed
 
 __all__ = ["Draft", "DraftSheet", "fair_shares", "lay_out"]
 
 _CUT = "\n[...]\n"
+
+_LEAST_TOKENS = 24
+"""A draft cut to less says nothing any more."""
+
+_GAP_TOKENS = 2
+"""The empty line between two drafts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +42,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftSheet:
-    """All drafts as one text for `$drafts`, the mark around each for `$mark`, and what the caller should know."""
+    """All drafts as one text for `$drafts`, the mark around each for `$mark`, and what the caller should know.
+
+    Where the room is too small to say anything, `is_legible` is False and the text may exceed it: do not send it.
+    """
 
     drafts: tuple[Draft, ...]
     text: str
     mark: str
     notes: tuple[str, ...] = ()
+    is_legible: bool = True
 
     def member(self, number: int) -> Completion | None:
         """Whose draft bears this number; None where there is none."""
@@ -47,39 +59,49 @@ class DraftSheet:
 
 
 def lay_out(
-    panel: Panel, members: Sequence[Completion], *, stage: str, room_tokens: int, is_guarded: bool = True
+    panel: Panel,
+    members: Sequence[Completion],
+    *,
+    stage: str,
+    room_tokens: int,
+    is_guarded: bool = True,
+    order: Literal["drawn", "given"] = "drawn",
 ) -> DraftSheet:
     """The members' texts without thoughts, each between marks; empty ones are skipped, and numbers have no gaps.
 
     A member of whom only the extracted answer is known drafts just that. The order is drawn from the panel's seed and
-    `stage`, whatever the order of `members`. Short drafts stay whole, and long ones share what is left of
-    `room_tokens` evenly; a draft that is cut keeps its beginning and, twice as long, its end, where the answer is.
-    Without `is_guarded`, headings stand in the place of marks and the order is the members' (Mixture-of-Agents as
-    released): for measuring what the guards are worth.
+    `stage`, whatever the order of `members`, unless it is `given`. Short drafts stay whole, and long ones share what is
+    left of `room_tokens` (marks included) evenly; one that is cut keeps its beginning and, twice as long, its end,
+    where the answer is. Without `is_guarded`, headings stand in the place of marks, nothing is quoted, and the order is
+    the members' (Mixture-of-Agents as released): for measuring what the guards are worth.
     """
     written = [(m, text) for m in members if (text := without_thoughts(m.text) or (m.extracted or "").strip())]
     if is_guarded:
-        written.sort(key=lambda item: (item[0].expert_id, item[0].sample, item[1]))
-        random.Random(stable_seed(panel.decision.seed, panel.query.id, stage)).shuffle(written)
-    lengths = [text_tokens(text) for _, text in written]
-    shares = fair_shares(lengths, room_tokens)
-    drafts = []
-    for number, ((member, text), length, share) in enumerate(zip(written, lengths, shares, strict=True), start=1):
-        shown = text if length <= share else _cut(text, round(len(text) * share / length))
-        drafts.append(Draft(number=number, member=member, shown=shown, is_cut=length > share))
+        written = [(member, text) for member, said in written if (text := clean(said))]
+        if order == "drawn":
+            written.sort(key=lambda item: (item[0].expert_id, item[0].sample, item[1]))
+            random.Random(stable_seed(panel.decision.seed, panel.query.id, stage)).shuffle(written)
     mark = _mark([text for _, text in written], panel)
+    frame = _Frame(mark if is_guarded else None)
+    wanted = [text_tokens(frame.around(number, text)) + _GAP_TOKENS for number, (_, text) in enumerate(written, 1)]
+    drafts = []
+    for number, (share, tokens) in enumerate(zip(fair_shares(wanted, room_tokens), wanted, strict=True), start=1):
+        member, text = written[number - 1]
+        shown = text if tokens <= share else _fitted(text, number, share=share - _GAP_TOKENS, frame=frame)
+        drafts.append(Draft(number=number, member=member, shown=shown, is_cut=tokens > share))
     return DraftSheet(
         drafts=tuple(drafts),
-        text="\n\n".join(_rendered(draft, mark if is_guarded else None) for draft in drafts),
+        text="\n\n".join(frame.around(draft.number, draft.shown) for draft in drafts),
         mark=mark,
         notes=_notes(drafts, stage),
+        is_legible=all(not draft.is_cut or text_tokens(draft.shown) >= _LEAST_TOKENS for draft in drafts),
     )
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
     """How much of each length fits in `budget`: nothing is cut that is no longer than an even share of what is left."""
     shares = [0] * len(lengths)
-    left = budget
+    left = max(0, budget)
     by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for done, index in enumerate(by_length):
         shares[index] = min(lengths[index], left // (len(lengths) - done))
@@ -87,25 +109,50 @@ def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
     return shares
 
 
-def _rendered(draft: Draft, mark: str | None) -> str:
-    if mark is None:
-        return f"Draft {draft.number}:\n{draft.shown}"
-    return f"[{mark} draft {draft.number}]\n{draft.shown}\n[{mark} end of draft {draft.number}]"
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What stands around a draft: marks and quoting, or a heading where it has no mark."""
+
+    mark: str | None
+
+    def around(self, number: int, text: str) -> str:
+        if self.mark is None:
+            return f"Draft {number}:\n{text}"
+        return f"[{self.mark} draft {number}]\n{quoted(text)}\n[{self.mark} end of draft {number}]"
 
 
 def _mark(texts: Sequence[str], panel: Panel) -> str:
     """A word that no draft holds: it hangs on all drafts together, so the author of one could not foresee it."""
     seed = f"{panel.decision.seed}\x1f{panel.query.id}"
+    held = [text.upper() for text in texts]
     for attempt in range(100):
         digest = hashlib.blake2b("\x1f".join([seed, str(attempt), *texts]).encode("utf-8", "replace"), digest_size=4)
         mark = digest.hexdigest().upper()
-        if not any(mark in text for text in texts):
+        if not any(mark in text for text in held):
             return mark
     return mark
 
 
-def _cut(draft: str, share: int) -> str:
-    kept = max(0, share - len(_CUT))
+def _fitted(text: str, number: int, *, share: int, frame: _Frame) -> str:
+    """As much of a text as fits, framed, into `share` tokens; nothing where the frame alone does not."""
+    return _longest(
+        lambda chars: _cut(text, chars), len(text), lambda cut: text_tokens(frame.around(number, cut)) <= share
+    )
+
+
+def _longest(cut: Callable[[int], str], chars: int, fits: Callable[[str], bool]) -> str:
+    """By halving: the cut that keeps most characters and still fits."""
+    low, high = 0, chars
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(cut(middle)):
+            low = middle
+        else:
+            high = middle - 1
+    return cut(low) if low else ""
+
+
+def _cut(draft: str, kept: int) -> str:
     head = kept // 3
     tail = kept - head
     return draft[:head] + _CUT + (draft[-tail:] if tail else "")

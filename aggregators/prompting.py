@@ -9,7 +9,7 @@ import string
 from dataclasses import dataclass, replace
 
 from router_service.errors import ConfigError
-from router_service.prompt_tokens import estimate_tokens, text_tokens
+from router_service.prompt_tokens import estimate_tokens, persona_tokens
 from router_service.types import (
     AnswerKind,
     Message,
@@ -21,7 +21,16 @@ from router_service.types import (
     stable_seed,
 )
 
-__all__ = ["Stage", "answer_format", "child_query", "fill_prompt", "prompt_room", "prompt_text"]
+__all__ = [
+    "Stage",
+    "answer_format",
+    "child_query",
+    "fill_prompt",
+    "prompt_parts",
+    "prompt_room",
+    "prompt_text",
+    "reply_tokens",
+]
 
 _FOLDER = importlib.resources.files("aggregators").joinpath("prompts")
 
@@ -45,17 +54,21 @@ _SLACK_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One kind of call that an aggregator makes: its name (part of the call's id, so distinct within one query), and
-    how the reply is to be sampled. `max_tokens` and `temperature` None leave it to the query and the expert.
+    """One kind of call that an aggregator makes: its name (part of the call's id, so distinct within one query), its
+    prompt, and how the reply is to be sampled. `max_tokens` and `temperature` None leave it to the query and the
+    expert.
 
     `keeps_format` tells that the reply is the answer itself, in the query's own format; else it is plain text, which
-    no schema or stop sequence of the query's may cut.
+    no schema or stop sequence of the query's may cut. `is_guarded` has drafts marked and quoted as data; without it
+    only where that is to be measured.
     """
 
     name: str
+    prompt: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
     keeps_format: bool = False
+    is_guarded: bool = True
 
 
 @functools.lru_cache(maxsize=256)
@@ -70,16 +83,20 @@ def prompt_text(name: str) -> str:
         raise ConfigError(f"there is no prompt {name!r} in the package; was it installed whole?") from missing
 
 
+def prompt_parts(name: str) -> frozenset[str]:
+    """The names of the parts that a prompt is filled with."""
+    return frozenset(string.Template(prompt_text(name)).get_identifiers())
+
+
 def fill_prompt(name: str, **parts: str) -> str:
     """The prompt with every `$part` filled in, once: what is filled in is never read as template again.
 
     Raises `ConfigError` where a part of the file is not given, or a given one is not in the file.
     """
-    template = string.Template(prompt_text(name))
-    wanted = set(template.get_identifiers())
+    wanted = prompt_parts(name)
     if wanted != parts.keys():
         raise ConfigError(f"prompt {name!r} has the parts {sorted(wanted)}, given are {sorted(parts)}")
-    return template.substitute(parts).strip()
+    return string.Template(prompt_text(name)).substitute(parts).strip()
 
 
 def child_query(panel: Panel, text: str, *, stage: Stage) -> Query:
@@ -110,18 +127,25 @@ def child_query(panel: Panel, text: str, *, stage: Stage) -> Query:
     )
 
 
+def reply_tokens(panel: Panel, expert_id: str, *, stage: Stage) -> int:
+    """How long a stage's reply may get: the least of what query, stage and expert allow; 1024 where nobody says."""
+    asked = child_query(panel, "", stage=stage).sampling.max_tokens
+    expert = panel.experts.get(expert_id)
+    limits = [asked]
+    if expert is not None:
+        limits += [expert.sampling.max_tokens if asked is None else None, expert.max_output_tokens]
+    return min((limit for limit in limits if limit is not None), default=_ASSUMED_OUTPUT_TOKENS)
+
+
 def prompt_room(panel: Panel, expert_id: str, *, stage: Stage, fixed: str) -> int:
     """How many tokens of an expert's window are left for drafts, beside `fixed` (the filled prompt without them), the
     conversation before it and the reply; at least 0. Estimated on the careful side (`router_service.prompt_tokens`)."""
     query = child_query(panel, fixed, stage=stage)
     expert = panel.experts.get(expert_id)
     window = (expert.context_window if expert is not None else None) or _ASSUMED_WINDOW_TOKENS
-    limits = [query.sampling.max_tokens]
-    if expert is not None:
-        limits += [expert.sampling.max_tokens if query.sampling.max_tokens is None else None, expert.max_output_tokens]
-        window -= text_tokens(expert.persona or "")
-    reply = min((limit for limit in limits if limit is not None), default=_ASSUMED_OUTPUT_TOKENS)
-    return max(0, window - estimate_tokens(query) - reply - _SLACK_TOKENS)
+    persona = persona_tokens(expert) if expert is not None else 0
+    reply = reply_tokens(panel, expert_id, stage=stage)
+    return max(0, window - estimate_tokens(query) - persona - reply - _SLACK_TOKENS)
 
 
 def answer_format(task_format: TaskFormat) -> str:

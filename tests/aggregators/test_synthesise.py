@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from aggregators.drafts import fair_shares, number_drafts, synthesis_query
+from aggregators.base import CallingAggregator
+from aggregators.majority import Majority
 from aggregators.synthesise import Synthesise
 from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable, UnknownNameError
+from router_service.prompt_tokens import estimate_tokens
 from router_service.types import (
-    AnswerKind,
     CompletionError,
-    ImagePart,
+    Expert,
     Message,
-    Query,
     RouteControls,
+    Sampling,
     TaskFormat,
-    TextPart,
     ToolCall,
+    stable_seed,
 )
 from tests.aggregators.panels import CHOICE, FakeAsk, failed, panel, said
 
@@ -45,13 +44,27 @@ async def test_the_prompt_is_sent_once_and_filled_once():
     assert message.text.count("No: $drafts") == 1
 
 
-async def test_the_prompt_in_full():
+async def test_thoughts_and_failed_members_are_not_shown():
     ask = FakeAsk("The answer is (B)")
     await synthesise(panel([said("ann", "A", text="<think>hm</think>It is A"), failed("x"), said("ben", "B")]), ask)
-    instruction, first, second, question, ending = ask.calls[0][1].text.split("\n\n")
-    assert instruction.startswith("Below are drafts of an answer to one question")
-    assert first == "Draft 1:\nIt is A"
-    assert second == "Draft 2:\nI weigh it. The answer is (B)."
+    shown = ask.calls[0][1].text
+    assert "> It is A" in shown
+    assert "> I weigh it. The answer is (B)." in shown
+    assert "draft 2]" in shown
+    assert "draft 3]" not in shown
+    assert "hm" not in shown.split()
+    assert "ann" not in shown.split()
+
+
+async def test_undefended_the_drafts_stand_bare_in_the_order_of_the_panel():
+    ask = FakeAsk("The answer is (B)")
+    await synthesise(panel([said("ann", "A", text="It is A"), said("ben", "B")]), ask, is_guarded=False)
+    instruction, *drafts, question, ending = ask.calls[0][1].text.split("\n\n")
+    assert instruction == (
+        "Below are drafts of an answer to one question, each written by a different author without knowledge of the "
+        "others."
+    )
+    assert drafts[1:] == ["Draft 1:\nIt is A", "Draft 2:\nI weigh it. The answer is (B)."]
     assert question.startswith("Question:\nWhich one is it?")
     assert ending == 'End with a line that reads "The answer is (X)", X being the letter of the right option.'
 
@@ -62,7 +75,7 @@ async def test_the_call_is_visible_seeded_and_on_the_querys_budget():
     expert_id, query, is_visible = ask.calls[0]
     assert expert_id == "ann"
     assert is_visible
-    assert (query.parent_id, query.seed, query.task_format) == ("q", 99, CHOICE)
+    assert (query.parent_id, query.seed, query.task_format) == ("q", stable_seed(99, "synthesise"), CHOICE)
     assert query.id != "q"
 
 
@@ -107,6 +120,7 @@ async def test_a_writer_that_fails_leaves_the_majority_standing(ask, completions
     got = await synthesise(panel(MEMBERS), ask)
     assert (got.extracted, got.aggregator, got.supporters) == ("B", "majority", ("ben", "cyd"))
     assert got.usage.completions == completions
+    assert got.notes[-1].startswith("the majority's answer stands, for ")
 
 
 async def test_a_text_that_was_streamed_is_kept():
@@ -145,73 +159,124 @@ async def test_free_texts_are_put_together():
     assert ask.calls[0][1].text.endswith("Question:\nWhich one is it?")
 
 
-def test_earlier_turns_and_images_stay():
-    question = Message(role="user", content=(TextPart(text="What is it?"), ImagePart(url="data:x")))
-    query = Query(id="q", messages=(Message(role="system", content="Be kind."), question))
-    made = synthesis_query(query, [said("ann", "A")], seed=1, max_draft_chars=1000)
-    assert made.messages[0] == query.messages[0]
-    assert made.messages[1].content[1] == ImagePart(url="data:x")
-    assert len(made.messages) == 2
-    assert "What is it?" in made.messages[1].text
+# --- plans, budgets, layers -------------------------------------------------------------------------------------------
 
 
-def test_a_conversation_that_ends_on_a_tool_gets_one_more_message():
-    call = ToolCall(id="1", name="weather", arguments="{}")
-    turns = (
-        Message(role="user", content="Is it wet?"),
-        Message(role="assistant", content="", tool_calls=(call,)),
-        Message(role="tool", content="rain", tool_call_id="1"),
+def pool_of(*expert_ids, **fields):
+    return {expert_id: Expert(id=expert_id, model="m", backend="echo", **fields) for expert_id in expert_ids}
+
+
+def with_experts(one_panel, **fields):
+    return dataclasses.replace(one_panel, experts=pool_of("ann", "ben", "cyd", **fields))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+async def test_the_plan_is_what_is_asked_at_most(layers):
+    one_panel = with_experts(panel(MEMBERS), sampling=Sampling(max_tokens=50))
+    letters = iter("ABCABCABC")
+    ask = FakeAsk(lambda query: f"The answer is ({next(letters)})")
+    plan = Synthesise(layers=layers).plan(one_panel)
+    got = await synthesise(one_panel, ask, layers=layers)
+    assert [call.expert_id for call in plan] == [expert_id for expert_id, _, _ in ask.calls]
+    assert len(plan) == 3 * (layers - 1) + 1 == got.usage.completions
+    assert all(
+        call.prompt_tokens >= estimate_tokens(query) for call, (_, query, _) in zip(plan, ask.calls, strict=True)
     )
-    query = Query(id="q", messages=turns, tools=("{}",))
-    made = synthesis_query(query, [said("ann", "A")], seed=1, max_draft_chars=1000)
-    assert made.messages[:3] == turns
-    assert "Is it wet?" in made.messages[3].text
-    assert made.tool_choice == "none"
+    assert [is_visible for _, _, is_visible in ask.calls] == [False] * 3 * (layers - 1) + [True]
+    assert len({query.id for _, query, _ in ask.calls}) == len(ask.calls)
 
 
 @pytest.mark.parametrize(
-    "given", ['{"type": "array"}', '{"name": "rows", "strict": true, "schema": {"type": "array"}}']
+    "members",
+    [
+        [said("ann", "A"), said("ben", "A")],
+        [said("ann", None), failed("ben")],
+        [said("ann", "A"), said("ben", None, calls=[ToolCall(id="1", name="weather", arguments="{}")])],
+    ],
+    ids=["unanimous", "nobody answers", "tool calls"],
 )
-def test_a_schema_is_told(given):
-    query = dataclasses.replace(panel(MEMBERS).query, task_format=TaskFormat(kind=AnswerKind.JSON, json_schema=given))
-    made = synthesis_query(query, MEMBERS, seed=1, max_draft_chars=1000)
-    assert made.text.endswith('It must match this JSON schema: {"type": "array"}')
+def test_nothing_is_planned_where_nobody_is_asked(members):
+    assert Synthesise(layers=3).plan(panel(members)) == ()
 
 
-def test_numbering_closes_the_gaps():
-    members = [said("a", "A", text="<think>only thoughts"), said("b", "B", text="beta"), said("c", None, text="gamma")]
-    members[0] = dataclasses.replace(members[0], extracted=None)
-    assert number_drafts(members, max_draft_chars=1000) == "Draft 1:\nbeta\n\nDraft 2:\ngamma"
+def test_it_degrades_layer_by_layer_to_the_majority():
+    aggregator, steps = Synthesise(expert="editor", layers=3, is_guarded=False), []
+    while isinstance(aggregator, CallingAggregator):
+        steps.append((aggregator.layers, aggregator.expert, aggregator.is_guarded))
+        aggregator = aggregator.degraded()
+    assert steps == [(3, "editor", False), (2, "editor", False), (1, "editor", False)]
+    assert isinstance(aggregator, Majority)
 
 
-def test_a_recorded_answer_without_its_text_is_a_draft():
-    assert number_drafts([said("a", "A", text="")], max_draft_chars=1000) == "Draft 1:\nA"
+@pytest.mark.parametrize("layers", [0, 9])
+def test_impossible_layers_are_refused(layers):
+    with pytest.raises(ConfigError, match=f"layers is {layers}; allowed are 1 to 8"):
+        Synthesise(layers=layers)
 
 
-def test_long_drafts_are_cut_and_short_ones_are_not():
-    texts = ["short", "x" * 50 + "m" * 900 + "The end is 12", "y" * 2000]
-    numbered = number_drafts([said("a", "A", text=text) for text in texts], max_draft_chars=205)
-    short, long, longer = numbered.split("\n\n")
-    assert short == "Draft 1:\nshort"
-    assert long.startswith("Draft 2:\nxxx")
-    assert long.endswith("The end is 12")
-    assert "[...]" in long
-    assert "[...]" in longer
+async def test_a_layer_reads_the_drafts_of_the_one_before():
+    def reply(query):
+        return f"refined {query.id.split('/')[-1]}" if "/1/" in query.id else "all in all"
+
+    free = TaskFormat()
+    members = [said("ann", "first", task_format=free), said("ben", "second", task_format=free)]
+    ask = FakeAsk(reply)
+    got = await synthesise(panel(members, task_format=free), ask, layers=2)
+    assert all({"> first", "> second"} <= set(query.text.split("\n")) for _, query, _ in ask.calls[:2])
+    assert {"> refined ann", "> refined ben"} <= set(ask.calls[2][1].text.split("\n"))
+    assert "> first" not in ask.calls[2][1].text
+    assert got.text == "all in all"
 
 
-@given(lengths=st.lists(st.integers(0, 500), max_size=8), budget=st.integers(0, 1500))
-def test_shares_are_fair_and_within_the_budget(lengths, budget):
-    shares = fair_shares(lengths, budget)
-    assert sum(shares) <= budget
-    assert all(share <= length for share, length in zip(shares, lengths, strict=True))
-    if sum(lengths) <= budget:
-        assert shares == lengths
-    cut = [share for share, length in zip(shares, lengths, strict=True) if share < length]
-    if cut:
-        assert max(cut) - min(cut) <= 1
-        assert max(shares) <= max(cut) + 1
+async def test_a_proposer_that_fails_is_missing_from_the_next_layer_and_leaves_no_gap():
+    class OneFails(FakeAsk):
+        async def __call__(self, expert_id, query, *, is_visible=False):
+            self.error = CompletionError(code="expert_timeout", message="late") if expert_id == "ben" else None
+            return await super().__call__(expert_id, query, is_visible=is_visible)
+
+    letters = iter("ABCD")
+    ask = OneFails(lambda query: f"I say so. The answer is ({next(letters)})")
+    got = await synthesise(panel(MEMBERS), ask, layers=2)
+    shown = ask.calls[-1][1].text
+    assert "draft 2]" in shown
+    assert "draft 3]" not in shown
+    assert got.usage.completions == 4
+    assert got.notes == ("in layer 1 ben failed (expert_timeout)",)
 
 
-def test_a_silly_budget_is_refused():
-    with pytest.raises(ConfigError, match="max_draft_chars is 5"):
-        Synthesise(max_draft_chars=5)
+async def test_where_a_whole_layer_fails_the_drafts_stay_as_they_were():
+    class ProposersFail(FakeAsk):
+        async def __call__(self, expert_id, query, *, is_visible=False):
+            self.raises = None if is_visible else NoExpertAvailable("switched off")
+            return await super().__call__(expert_id, query, is_visible=is_visible)
+
+    ask = ProposersFail("The answer is (C)")
+    got = await synthesise(panel(MEMBERS), ask, layers=2)
+    assert ask.calls[-1][1].text.count("> I weigh it. The answer is (B).") == 2
+    assert (got.extracted, got.usage.completions, len(got.notes)) == ("C", 1, 3)
+
+
+async def test_proposers_that_come_to_agree_need_no_writer():
+    ask = FakeAsk("We agree: the answer is (C)")
+    got = await synthesise(panel(MEMBERS), ask, layers=3)
+    assert len(ask.calls) == 3
+    assert (got.extracted, got.aggregator, got.agreement, got.usage.completions) == ("C", "synthesise", 0.0, 3)
+
+
+async def test_a_question_that_does_not_fit_is_voted_on_without_a_call():
+    one_panel = with_experts(panel(MEMBERS), context_window=200, sampling=Sampling(max_tokens=50))
+    ask = FakeAsk("The answer is (A)")
+    got = await synthesise(one_panel, ask)
+    assert (got.extracted, got.aggregator, ask.calls) == ("B", "majority", [])
+    assert got.notes == ("the majority's answer stands, for question and drafts do not fit into the window of ann",)
+    assert Synthesise().plan(one_panel) == ()
+
+
+async def test_cut_drafts_are_told():
+    members = [said("ann", "A", text="long " * 900 + "The answer is (A)"), said("ben", "B")]
+    one_panel = with_experts(panel(members), context_window=700, sampling=Sampling(max_tokens=50))
+    ask = FakeAsk("The answer is (A)")
+    got = await synthesise(one_panel, ask)
+    assert got.notes == ("1 of 2 drafts were cut to fit into the window of synthesise's expert",)
+    assert estimate_tokens(ask.calls[0][1]) + 50 <= 700
+    assert "I weigh it. The answer is (B)." in ask.calls[0][1].text

@@ -1,0 +1,99 @@
+"""One call about drafts: the prompt filled to the expert's window, what it takes at most, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from aggregators.base import PlannedCall
+from aggregators.drafts import DraftSheet, lay_out
+from aggregators.prompting import Stage, answer_format, child_query, fill_prompt, prompt_parts, prompt_room
+from router_service.errors import BudgetExceeded, NoExpertAvailable
+from router_service.prompt_tokens import estimate_tokens, persona_tokens
+from router_service.types import Ask, Completion, Panel, Query, Usage
+
+__all__ = ["Brief", "Reply", "brief"]
+
+_DATA_RULE = "drafts_are_data_v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came of a call: the completion, where one was made, and in plain words why its text is of no use (None
+    where it may be)."""
+
+    completion: Completion | None = None
+    problem: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the call spent; nothing where none was made."""
+        return self.completion.usage if self.completion is not None else Usage()
+
+    @property
+    def text(self) -> str:
+        """What was said; empty where it is of no use."""
+        return self.completion.text if self.completion is not None and self.problem is None else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """What one expert is asked about which drafts. `planned` is what the call takes at most."""
+
+    expert_id: str
+    query: Query
+    sheet: DraftSheet
+    planned: PlannedCall
+
+    async def put(self, ask: Ask, *, is_visible: bool = False) -> Reply:
+        """Ask. A call that the budget does not cover, or an expert that may not be asked, is a reply with a problem."""
+        try:
+            completion = await ask(self.expert_id, self.query, is_visible=is_visible)
+        except (BudgetExceeded, NoExpertAvailable) as refusal:
+            return Reply(problem=f"{self.expert_id} was not asked ({refusal.code}: {refusal.message})")
+        if completion.error is not None:
+            return Reply(completion=completion, problem=f"{self.expert_id} failed ({completion.error.code})")
+        if not completion.text.strip():
+            return Reply(completion=completion, problem=f"{self.expert_id} wrote nothing")
+        return Reply(completion=completion)
+
+
+def brief(
+    panel: Panel,
+    members: Sequence[Completion],
+    *,
+    expert_id: str,
+    stage: Stage,
+    parts: Mapping[str, str] | None = None,
+    order: Literal["drawn", "given"] = "drawn",
+) -> Brief | None:
+    """The stage's prompt for one expert, its drafts cut to what is left of the window beside the question.
+
+    The parts `question`, `answer_format`, `drafts`, `mark` and `data_rule` are filled in where the prompt names them,
+    `parts` besides. None where the window is too small to show the question and something of every draft.
+    """
+    wanted = prompt_parts(stage.prompt)
+    known = {"question": panel.query.text, "answer_format": answer_format(panel.query.task_format), **(parts or {})}
+
+    def filled(mark: str, drafts: str) -> str:
+        rule = " " + fill_prompt(_DATA_RULE, mark=mark) if stage.is_guarded else ""
+        given = {**known, "mark": mark, "drafts": drafts, "data_rule": rule}
+        return fill_prompt(stage.prompt, **{name: text for name, text in given.items() if name in wanted})
+
+    room = prompt_room(panel, expert_id, stage=stage, fixed=filled("0" * 8, ""))
+    sheet = lay_out(panel, members, stage=stage.name, room_tokens=room, is_guarded=stage.is_guarded, order=order)
+    if not sheet.is_legible:
+        return None
+    query = child_query(panel, filled(sheet.mark, sheet.text), stage=stage)
+    return Brief(expert_id=expert_id, query=query, sheet=sheet, planned=_planned(panel, expert_id, query))
+
+
+def _planned(panel: Panel, expert_id: str, query: Query) -> PlannedCall:
+    expert = panel.experts.get(expert_id)
+    persona = persona_tokens(expert) if expert is not None else 0
+    return PlannedCall(
+        expert_id=expert_id,
+        prompt_tokens=estimate_tokens(query) + persona,
+        completion_tokens=query.sampling.max_tokens,
+    )
