@@ -1,4 +1,4 @@
-"""Calls of the embedded engine on their way to the thread that writes: what waits for one adapter is written together.
+"""Calls of the embedded engine on their way to the thread that works: what waits for one adapter is done together.
 
 Each caller gets the pieces of its own rows; one that goes away takes its rows along and nobody else's.
 """
@@ -13,44 +13,45 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 from router_service.backends._text_requests import refusals_of
 from router_service.backends._transformers_bases import Bases
 from router_service.backends._transformers_decode import Row, decode, micro_batches
 from router_service.backends._transformers_files import base_reference
 from router_service.backends._transformers_model import ResidentBase
+from router_service.backends._transformers_reading import ReadRow, read, read_rows_of
 from router_service.backends._transformers_rows import completions_of, rows_of
 from router_service.errors import ConfigError, ExpertRefused, ExpertUnavailable, RouterError
-from router_service.types import Completion, Expert, ExpertBatch, TokenDelta
+from router_service.types import Completion, Expert, ExpertBatch, Query, TextScore, TokenDelta
 
-__all__ = ["Call", "Calls", "Piece", "closed", "write_together"]
+__all__ = ["Call", "Calls", "Piece", "Reading", "Writing", "closed", "work_together"]
 
 Piece = Completion | TokenDelta
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Call:
-    """One `complete` in progress: who is asked what, and where the pieces go; `rows_left` are still to be written."""
+class Call(Generic[T]):
+    """One call in progress: who is asked, and where what comes of it goes, piece by piece."""
 
     expert: Expert
-    batch: ExpertBatch
     loop: asyncio.AbstractEventLoop
-    pieces: asyncio.Queue[Piece | BaseException | None] = field(default_factory=asyncio.Queue)
-    rows_left: int = 0
+    pieces: asyncio.Queue[T | BaseException | None] = field(default_factory=asyncio.Queue)
     is_ended: bool = False
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
     def is_stopped(self) -> bool:
-        """True once its rows are not to be written any further."""
+        """True once its rows are not to be worked on any further."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """From now on no row is written for it; safe from any thread."""
+        """From now on nothing is done for it; safe from any thread."""
         self._stopped.set()
 
-    def put(self, piece: Piece) -> None:
-        """Hand a piece over, from the writing thread."""
+    def put(self, piece: T) -> None:
+        """Hand a piece over, from the working thread."""
         if not self.is_stopped:
             self._send(piece)
 
@@ -60,9 +61,24 @@ class Call:
             self.is_ended = True
             self._send(error)
 
-    def _send(self, item: Piece | BaseException | None) -> None:
+    def _send(self, item: T | BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, item)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Writing(Call[Piece]):
+    """One `complete`; `rows_left` are still to be written."""
+
+    batch: ExpertBatch
+    rows_left: int = 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reading(Call[TextScore]):
+    """One `score`: its pieces are the scores of its texts, in their order."""
+
+    texts: tuple[tuple[Query, str], ...]
 
 
 class Calls:
@@ -70,24 +86,24 @@ class Calls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[Call] = deque()
-        self._open: set[Call] = set()
+        self._waiting: deque[Call[Any]] = deque()
+        self._open: set[Call[Any]] = set()
 
-    def enter(self, call: Call) -> None:
+    def enter(self, call: Call[Any]) -> None:
         """Stand in line."""
         with self._lock:
             self._waiting.append(call)
             self._open.add(call)
 
-    def leave(self, call: Call) -> None:
-        """The caller is served, or went away: it is not written for any further."""
+    def leave(self, call: Call[Any]) -> None:
+        """The caller is served, or went away: nothing is done for it any further."""
         call.stop()
         with self._lock:
             self._open.discard(call)
             with suppress(ValueError):
                 self._waiting.remove(call)
 
-    def take(self) -> list[Call]:
+    def take(self) -> list[Call[Any]]:
         """The first call in line, and all others that one adapter of one base serves too; none where nobody waits."""
         with self._lock:
             if not self._waiting:
@@ -120,13 +136,16 @@ def closed(expert: Expert) -> ExpertUnavailable:
     )
 
 
-def write_together(calls: Sequence[Call], bases: Bases, *, size: int, max_tokens: int) -> None:
-    """Write all rows of calls to one adapter, and end each call as soon as its own are written; never raises."""
+def work_together(calls: Sequence[Call[Any]], bases: Bases, *, size: int, max_tokens: int) -> None:
+    """Do all that calls to one adapter ask for, and end each call as soon as its own is done; never raises."""
     wanted = [call for call in calls if not call.is_stopped]
     if wanted:
         try:
             with bases.using(wanted[0].expert) as base:
-                _write(wanted, base, size=size, max_tokens=max_tokens)
+                readings = [call for call in wanted if isinstance(call, Reading)]
+                _read(readings, base, size=size, max_tokens=max_tokens)
+                writings = [call for call in wanted if isinstance(call, Writing)]
+                _write(writings, base, size=size, max_tokens=max_tokens)
         except Exception as error:  # torch and its loaders raise of every kind, out of memory among them
             for call in wanted:
                 call.end(_as_expert_error(error, call.expert))
@@ -134,7 +153,26 @@ def write_together(calls: Sequence[Call], bases: Bases, *, size: int, max_tokens
         call.end(closed(call.expert))
 
 
-def _write(calls: Sequence[Call], base: ResidentBase, *, size: int, max_tokens: int) -> None:
+def _read(readings: Sequence[Reading], base: ResidentBase, *, size: int, max_tokens: int) -> None:
+    rows: dict[Reading, list[ReadRow]] = {}
+    for call in readings:
+        try:
+            rows[call] = read_rows_of(call.expert, call.texts, base)
+        except Exception as error:
+            call.end(_as_expert_error(error, call.expert))
+    owners = {row: call for call, own in rows.items() for row in own if row.text}
+    for group in micro_batches(owners, size=size, max_tokens=max_tokens):
+        live = [row for row in group if not owners[row].is_stopped]
+        if live:
+            read(base, live, is_cancelled=lambda row: owners[row].is_stopped)
+    for call, own in rows.items():
+        for row in own:
+            call.put(row.score)
+        if not call.is_stopped:
+            call.end()
+
+
+def _write(calls: Sequence[Writing], base: ResidentBase, *, size: int, max_tokens: int) -> None:
     owners = {row: call for call in calls for row in _rows(call, base)}
     for call in calls:
         if not call.rows_left:
@@ -150,7 +188,7 @@ def _write(calls: Sequence[Call], base: ResidentBase, *, size: int, max_tokens: 
             decode(base, live, on_progress=report, is_cancelled=is_cancelled)
 
 
-def _rows(call: Call, base: ResidentBase) -> list[Row]:
+def _rows(call: Writing, base: ResidentBase) -> list[Row]:
     """The call's rows; what this expert cannot serve is refused here, and what breaks is this call's end alone."""
     rows: list[Row] = []
     try:
@@ -167,7 +205,7 @@ def _rows(call: Call, base: ResidentBase) -> list[Row]:
     return rows
 
 
-def _report(owners: dict[Row, Call], row: Row, *, began: float) -> None:
+def _report(owners: dict[Row, Writing], row: Row, *, began: float) -> None:
     """Pass on a row's new text where it is streamed, and its completions once it is finished."""
     call = owners[row]
     query = row.assignment.query

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from router_service.backends._text_requests import is_greedy
 from router_service.types import Assignment, Sampling
@@ -12,7 +12,7 @@ from router_service.types import Assignment, Sampling
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LanguageModel", "Row", "decode", "micro_batches"]
+__all__ = ["Batch", "LanguageModel", "Row", "decode", "micro_batches"]
 
 _SHARED_FROM_TOKENS: Final = 8
 """A common beginning of all prompts shorter than this is not worth a forward pass of its own."""
@@ -104,12 +104,24 @@ def _safe_end(text: str, end: int, stop: str) -> int:
     return end
 
 
-def micro_batches(rows: Iterable[Row], *, size: int, max_tokens: int) -> Iterator[list[Row]]:
+class _Cells(Protocol):
+    """What takes cells of cache: a prompt, and at most `limit` tokens after it."""
+
+    prompt: tuple[int, ...]
+
+    @property
+    def limit(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Cells)
+
+
+def micro_batches(rows: Iterable[R], *, size: int, max_tokens: int) -> Iterator[list[R]]:
     """Rows in order of prompt length, in groups of at most `size` rows and `max_tokens` cells of cache.
 
     A row that alone needs more than `max_tokens` gets a group of its own.
     """
-    group: list[Row] = []
+    group: list[R] = []
     reach = 0
     for row in sorted(rows, key=lambda row: len(row.prompt)):
         wider = max(reach, len(row.prompt) + row.limit)
@@ -138,7 +150,7 @@ def decode(
 
     with torch.inference_mode():
         live = list(rows)
-        batch = _Batch(language_model, [row.prompt for row in live])
+        batch = Batch(language_model, [row.prompt for row in live])
         while True:
             tokens = _write(live, batch.logits, language_model=language_model, on_progress=on_progress)
             going = [i for i, row in enumerate(live) if row.finish_reason is None and not is_cancelled(row)]
@@ -214,8 +226,8 @@ def _n_shared(prompts: Sequence[tuple[int, ...]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
-class _Batch:
-    """The tensors of the rows being written: key-value cache, mask [rows, width], position [rows, 1], logits
+class Batch:
+    """The tensors of the rows being written or read: key-value cache, mask [rows, width], position [rows, 1], logits
     [rows, vocab] of the next token.
 
     Prompts are padded on the left. Equal prompts are read once, and so is a beginning that all of them share.
@@ -238,7 +250,7 @@ class _Batch:
         positions = (n_shared + mask.cumsum(-1) - 1).clamp(min=0)
         self.mask = torch.cat([torch.ones((len(unique), n_shared), dtype=torch.long), mask], dim=1).to(self._device)
         self.position = positions[:, -1:].to(self._device)
-        self.logits = self._forward(ids.to(self._device), positions.to(self._device))
+        self.logits = self._forward(ids.to(self._device), positions.to(self._device))[:, -1]
         if len(unique) < len(prompts):
             place = {prompt: i for i, prompt in enumerate(unique)}
             self.keep([place[prompt] for prompt in prompts])
@@ -262,16 +274,16 @@ class _Batch:
         self.cache.batch_repeat_interleave(len(prompts))
         return n_shared
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, *, n_logits: int = 1) -> torch.Tensor:
         output = self._language_model.model(
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=n_logits,
         )
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: torch.Tensor = output.logits
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -286,7 +298,16 @@ class _Batch:
         """Read one more token per row."""
         import torch
 
-        ids = torch.tensor(tokens, device=self._device)[:, None]
+        self.logits = self.read(torch.tensor(tokens, device=self._device)[:, None])[:, -1]
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read some more tokens per row, `ids` [rows, tokens]; returns the logits [rows, tokens, vocab] after each.
+
+        A row that ends before the others is padded on the right: what it reads after its end nobody looks at.
+        """
+        import torch
+
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
-        self.position = self.position + 1
-        self.logits = self._forward(ids, self.position)
+        positions = self.position + torch.arange(1, ids.shape[1] + 1, device=self._device)
+        self.position = positions[:, -1:]
+        return self._forward(ids, positions, n_logits=ids.shape[1])

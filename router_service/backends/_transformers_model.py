@@ -69,6 +69,10 @@ class ResidentBase:
         """Token ids of the conversation, ready for the assistant's turn; the persona is put first, as system text."""
         turns = turns_of(messages, persona=persona)
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self.encode_text(text)
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as it goes on after the assistant's turn was opened; no marks around it."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def has_attached(self, adapter: str) -> bool:

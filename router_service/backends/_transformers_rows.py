@@ -13,9 +13,9 @@ from router_service.backends._text_requests import (
 )
 from router_service.backends._transformers_decode import Row
 from router_service.backends._transformers_model import ResidentBase
-from router_service.types import Assignment, Completion, Expert, Usage, stable_seed
+from router_service.types import Assignment, Completion, Expert, Query, Usage, stable_seed
 
-__all__ = ["completions_of", "rows_of"]
+__all__ = ["completions_of", "prompt_of", "room_after", "rows_of"]
 
 
 def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[Row]:
@@ -27,9 +27,9 @@ def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[
     """
     query = assignment.query
     require_text_alone(expert, query)
-    prompt = _prompt(expert, assignment, base)
+    prompt = prompt_of(expert, query, base)
     sampling = query.sampling.over(expert.sampling)
-    limit = min(max_output_tokens(expert, query), _room(expert, base, n_prompt=len(prompt)))
+    limit = min(max_output_tokens(expert, query), room_after(expert, base, n_prompt=len(prompt)))
     return [
         Row(
             assignment=assignment,
@@ -43,16 +43,17 @@ def rows_of(expert: Expert, assignment: Assignment, base: ResidentBase) -> list[
     ]
 
 
-def _prompt(expert: Expert, assignment: Assignment, base: ResidentBase) -> tuple[int, ...]:
+def prompt_of(expert: Expert, query: Query, base: ResidentBase) -> tuple[int, ...]:
+    """The query's tokens as this expert reads them; raises `ExpertRefused` where its chat template does not take it."""
     from jinja2 import TemplateError
 
     try:
-        return base.encode(assignment.query.messages, persona=expert.persona)
+        return base.encode(query.messages, persona=expert.persona)
     except TemplateError as error:
-        raise template_refusal(expert, assignment.query, error) from error
+        raise template_refusal(expert, query, error) from error
 
 
-def _room(expert: Expert, base: ResidentBase, *, n_prompt: int) -> int:
+def room_after(expert: Expert, base: ResidentBase, *, n_prompt: int) -> int:
     """The tokens that the prompt leaves in the window, at least 1; raises `ExpertRefused` where it leaves none."""
     known = [tokens for tokens in (expert.context_window, base.window_tokens) if tokens]
     window = min(known, default=1 << 30)

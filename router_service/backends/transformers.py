@@ -6,20 +6,23 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from router_service.backends._transformers_bases import Bases
-from router_service.backends._transformers_calls import Call, Calls, Piece, write_together
+from router_service.backends._transformers_calls import Call, Calls, Piece, Reading, Writing, work_together
 from router_service.backends._transformers_files import base_reference, check_files
 from router_service.backends.base import BACKENDS, Device, Footprint, ResidentBackend
 from router_service.errors import ConfigError, ExpertUnavailable
-from router_service.types import Expert, ExpertBatch
+from router_service.types import Expert, ExpertBatch, Query, TextScore
 
 __all__ = ["LoadReport", "Transformers"]
 
+T = TypeVar("T")
 _DTYPES = ("float32", "bfloat16", "float16")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -85,7 +88,7 @@ class Transformers(ResidentBackend):
         self._bases = Bases(most=max_resident_bases, threads=threads or _cores(), dtype=dtype, device=device)
         self._calls = Calls()
         self._folders: dict[str, Path] = {}
-        self._writer: ThreadPoolExecutor | None = None
+        self._worker: ThreadPoolExecutor | None = None
         self._reader: ThreadPoolExecutor | None = None
 
     @property
@@ -139,13 +142,34 @@ class Transformers(ResidentBackend):
         if folder is not None:
             await asyncio.to_thread(self._bases.release, folder)
 
-    async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Piece]:
+    def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Piece]:
         """See `Backend.complete`; the worker thread leaves the call's rows at the next token when the iterator is
         closed. A base that was not loaded before is read now."""
-        loop = asyncio.get_running_loop()
-        call = Call(expert=expert, batch=batch, loop=loop)
+        call = Writing(expert=expert, batch=batch, loop=asyncio.get_running_loop())
+        return self._pieces(call)
+
+    async def score(self, expert: Expert, texts: Sequence[tuple[Query, str]]) -> list[TextScore]:
+        """See `ScoringBackend.score`; texts of one adapter are read together, whoever asks. A base that was not loaded
+        before is read now."""
+        call = Reading(expert=expert, texts=tuple(texts), loop=asyncio.get_running_loop())
+        async with aclosing(self._pieces(call)) as scores:
+            return [score async for score in scores]
+
+    async def aclose(self) -> None:
+        """End all calls, free models and threads; a call that was open raises `ExpertUnavailable`."""
+        self._calls.stop_all()
+        threads = [thread for thread in (self._worker, self._reader) if thread is not None]
+        self._worker = self._reader = None
+        for thread in threads:
+            await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
+        self._calls.end_all()
+        self._folders.clear()
+        self._bases.clear()
+
+    async def _pieces(self, call: Call[T]) -> AsyncGenerator[T]:
+        """What comes of a call, piece by piece, until it ends."""
         self._calls.enter(call)
-        loop.call_soon(self._write_next)  # after those that come at the same moment
+        call.loop.call_soon(self._work_next)  # after those that come at the same moment
         try:
             while (piece := await call.pieces.get()) is not None:
                 if isinstance(piece, BaseException):
@@ -154,27 +178,16 @@ class Transformers(ResidentBackend):
         finally:
             self._calls.leave(call)
 
-    async def aclose(self) -> None:
-        """End all calls, free models and threads; a call that was open raises `ExpertUnavailable`."""
-        self._calls.stop_all()
-        threads = [thread for thread in (self._writer, self._reader) if thread is not None]
-        self._writer = self._reader = None
-        for thread in threads:
-            await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
-        self._calls.end_all()
-        self._folders.clear()
-        self._bases.clear()
+    def _work_next(self) -> None:
+        """Have the working thread take whoever is next in line; once per call, so that nobody is forgotten."""
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers")
+        self._worker.submit(self._work)
 
-    def _write_next(self) -> None:
-        """Have the writing thread take whoever is next in line; once per call, so that nobody is forgotten."""
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers")
-        self._writer.submit(self._write)
-
-    def _write(self) -> None:
+    def _work(self) -> None:
         calls = self._calls.take()
         if calls:
-            write_together(calls, self._bases, size=self._batch_size, max_tokens=self._max_batch_tokens)
+            work_together(calls, self._bases, size=self._batch_size, max_tokens=self._max_batch_tokens)
 
 
 def _model_of(expert: Expert) -> str:
