@@ -9,6 +9,7 @@ from router_service._types_asked import Query, ToolCall, Usage
 from router_service._types_experts import Expert
 
 __all__ = [
+    "NOT_NEEDED",
     "Answer",
     "Answered",
     "Assignment",
@@ -29,6 +30,10 @@ __all__ = [
     "SkillAnnotation",
     "TokenDelta",
 ]
+
+
+NOT_NEEDED = "not_needed"
+"""Code of a completion that was stopped, or never asked for, because it could no longer change the outcome."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +155,11 @@ class Completion:
         """True where the expert said something usable."""
         return self.error is None
 
+    @property
+    def was_needed(self) -> bool:
+        """False where it was stopped because it could no longer change the outcome: neither a success nor a failure."""
+        return self.error is None or self.error.code != NOT_NEEDED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
@@ -211,6 +221,11 @@ class RouteResponse:
     answer: Answer
     usage: Usage
     overhead_s: float = 0.0
+
+    @property
+    def calls_saved(self) -> int:
+        """Completions that nobody waited for, because they could no longer change the outcome."""
+        return sum(not completion.was_needed for completion in self.completions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

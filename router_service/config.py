@@ -62,12 +62,16 @@ class PartConfig(StrictModel):
 
 
 class DispatchConfig(StrictModel):
-    """How experts are worked: quorum, back-off, and the deadline of queries that bring none."""
+    """How experts are worked: quorum, early answers, back-off, and the deadline of queries that bring none."""
 
     quorum: int | None = Field(default=None, ge=1)
     """Successful completions after which a panel may end early; unset waits for every member."""
     straggler_grace_s: float = Field(default=0.0, ge=0)
     """Seconds the rest of a panel still gets once the quorum is reached; then it is cancelled."""
+    stops_early: bool = True
+    """Answer as soon as those who have not answered yet can no longer change the outcome, and stop their calls. What
+    is answered stays the same; who is named beside it (supporters, agreement) depends on who was quick. Batch jobs and
+    measurements hear everybody whatever this says, and so does a query whose `waits_for_all` is set."""
     backoff_initial_s: float = Field(default=0.25, ge=0)
     """Longest pause before the first retry; doubles with every further one."""
     backoff_max_s: float = Field(default=8.0, ge=0)

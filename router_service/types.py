@@ -44,6 +44,7 @@ from router_service._types_experts import (
 )
 from router_service._types_fit import EmbedTexts, FitData
 from router_service._types_results import (
+    NOT_NEEDED,
     Answer,
     Answered,
     Assignment,
@@ -67,6 +68,7 @@ from router_service._types_results import (
 
 __all__ = [
     "MAX_K",
+    "NOT_NEEDED",
     "Answer",
     "AnswerKind",
     "Answered",

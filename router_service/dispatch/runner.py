@@ -16,11 +16,11 @@ from router_service.dispatch.planner import keys_of
 from router_service.dispatch.residency import Residency
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
-from router_service.dispatch.wave import Call, PanelReady, Wave, WaveEvent
+from router_service.dispatch.wave import Call, PanelReady, Settles, Wave, WaveEvent
 from router_service.errors import ExpertError, UnknownNameError
 from router_service.types import Budget, CompletionError, CompletionMemo, Expert, ExpertBatch
 
-__all__ = ["PanelReady", "Runner", "WaveEvent"]
+__all__ = ["PanelReady", "Runner", "Settles", "WaveEvent"]
 
 
 class Runner:
@@ -70,17 +70,21 @@ class Runner:
         return self._backend_of(self.expert(expert_id)).is_batched
 
     async def run(
-        self, batches: Sequence[ExpertBatch], ledgers: Mapping[str, Ledger]
+        self, batches: Sequence[ExpertBatch], ledgers: Mapping[str, Ledger], *, settles: Settles | None = None
     ) -> AsyncGenerator[WaveEvent, None]:
         """Every completion once, good or bad, and one `PanelReady` per query after its last completion.
 
         `ledgers` are keyed by query id, or by `parent_id` where a query has one; all of a query's assignments are
         reserved before any call goes out. Close the iterator (`contextlib.aclosing`), or cancel the task that reads
-        it, to cancel every open call; it returns when they have ended. Raises `UnknownNameError` for an expert or
+        it, to cancel every open call; it returns when they have ended. Where `settles` says that an outcome stands,
+        the rest of that panel is stopped and fails with `NOT_NEEDED` (never without `stops_early`).
+
+        Raises `UnknownNameError` for an expert or
         backend that is not there, and `InvalidQuery` where one sample is asked for twice.
         """
         calls = self._calls(batches)
-        wave = Wave(calls, ledgers, settings=self._settings, memo=self._memo)
+        settles = settles if self._settings.stops_early else None
+        wave = Wave(calls, ledgers, settings=self._settings, memo=self._memo, settles=settles)
         tasks: list[asyncio.Task[None]] = []
         try:
             wave.open()

@@ -9,7 +9,7 @@ from aggregators.extract import extract
 from experts_registry.prices import cost_usd
 from router_service.dispatch.planner import SampleKey
 from router_service.errors import ExpertError, ExpertTimeout, RouterError
-from router_service.types import Completion, CompletionError, Expert, Query, Usage
+from router_service.types import NOT_NEEDED, Completion, CompletionError, Expert, Query, Usage
 
 __all__ = ["CANCELLED", "EMPTY", "charge_of", "error_of", "failed_completion", "finished_completion"]
 
@@ -18,7 +18,7 @@ EMPTY = "empty_completion"
 CANCELLED = "cancelled"
 """Code of a completion that was ended because nobody waits for it any more."""
 
-_MAY_HAVE_WORKED = frozenset({ExpertTimeout.code, ExpertError.code, EMPTY, CANCELLED})
+_MAY_HAVE_WORKED = frozenset({ExpertTimeout.code, ExpertError.code, EMPTY, CANCELLED, NOT_NEEDED})
 """Codes of failures before which the expert may have worked, and charges for it."""
 
 _log = logging.getLogger(__name__)

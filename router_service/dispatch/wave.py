@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from experts_registry.estimate import estimate_usage
@@ -15,6 +15,7 @@ from router_service.dispatch.planner import SampleKey, keys_of
 from router_service.dispatch.verdicts import CANCELLED, charge_of, failed_completion
 from router_service.errors import BudgetExceeded, ExpertTimeout, InvalidQuery
 from router_service.types import (
+    NOT_NEEDED,
     Assignment,
     Completion,
     CompletionError,
@@ -26,7 +27,7 @@ from router_service.types import (
     Usage,
 )
 
-__all__ = ["Call", "PanelReady", "Wave", "WaveEvent"]
+__all__ = ["Call", "PanelReady", "Settles", "Wave", "WaveEvent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,13 @@ class PanelReady:
 
 
 WaveEvent = Completion | TokenDelta | PanelReady
+
+Settles = Callable[[str, tuple[Completion, ...], tuple[str, ...]], bool]
+"""Whether nobody who is still out can change the outcome: the query's id, its completions so far in order of
+recruiting, and one expert id per completion still out. Quick, and never raises."""
+
+_LEAST_TO_SETTLE = 2
+"""Successes before which no outcome is asked about: one alone settles nothing among several."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -67,8 +75,10 @@ class Wave:
         *,
         settings: DispatchConfig,
         memo: CompletionMemo | None = None,
+        settles: Settles | None = None,
     ) -> None:
         self._settings = settings
+        self._settles = settles
         self._memo = memo
         self._events: asyncio.Queue[WaveEvent | BaseException] = asyncio.Queue()
         self._calls: dict[SampleKey, Call] = {}
@@ -209,6 +219,9 @@ class Wave:
             ordered = tuple(panel.finished[key] for key in panel.keys)
             self._events.put_nowait(PanelReady(query_id=panel.query.id, completions=ordered))
             return
+        if self._settles is not None and not panel.is_asked_about and panel.succeeded >= _LEAST_TO_SETTLE:
+            panel.is_asked_about = True
+            asyncio.get_running_loop().call_soon(self._settle, panel)  # after those who answer in this very moment
         quorum = self._settings.quorum
         if quorum is None or panel.has_quorum or panel.succeeded < quorum:
             return
@@ -216,6 +229,17 @@ class Wave:
         grace_s = self._settings.straggler_grace_s
         message = f"left behind: {quorum} of {len(panel.keys)} had answered (the quorum) and {grace_s:g} s had passed"
         self._later(grace_s, panel, CompletionError(code=CANCELLED, message=message))
+
+    def _settle(self, panel: _Panel) -> None:
+        """Stop who is still out, where none of them can change the outcome any more."""
+        panel.is_asked_about = False
+        if panel.is_complete or self._settles is None:
+            return
+        so_far = tuple(panel.finished[key] for key in panel.keys if key in panel.finished)
+        pending = tuple(key[1] for key in panel.keys if key not in panel.finished)
+        if self._settles(panel.query.id, so_far, pending):
+            message = f"not needed: {len(so_far)} of {len(panel.keys)} had answered, and the rest could change nothing"
+            self._close_rest(panel, CompletionError(code=NOT_NEEDED, message=message))
 
     def _later(self, delay_s: float, panel: _Panel, error: CompletionError) -> None:
         panel.timers.append(asyncio.get_running_loop().call_later(delay_s, self._close_rest, panel, error))
@@ -248,6 +272,7 @@ class _Panel:
         self.timers: list[asyncio.TimerHandle] = []
         self.is_watched = False
         self.has_quorum = False
+        self.is_asked_about = False
 
     @property
     def is_complete(self) -> bool:

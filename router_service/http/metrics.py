@@ -38,7 +38,10 @@ class DoorMetrics:
             "enlist_decisions", "Times an expert was recruited.", ["expert", "recruiter"], registry=own
         )
         self._completions = Counter(
-            "enlist_completions", "Completions by outcome: ok, or the error code.", ["expert", "outcome"], registry=own
+            "enlist_completions",
+            "Completions by outcome: ok, not_needed (stopped early), or the error code.",
+            ["expert", "outcome"],
+            registry=own,
         )
         self._completion_latency = Histogram(
             "enlist_completion_duration_seconds", "One completion.", ["expert"], buckets=_SECONDS, registry=own
@@ -98,7 +101,8 @@ class DoorMetrics:
         for completion in completions:
             expert_id, usage = completion.expert_id, completion.usage
             self._completions.labels(expert_id, completion.error.code if completion.error else "ok").inc()
-            self._completion_latency.labels(expert_id).observe(completion.latency_s)
+            if completion.was_needed:  # a call that was stopped says nothing of how long its expert takes
+                self._completion_latency.labels(expert_id).observe(completion.latency_s)
             self._tokens.labels(expert_id, "prompt").inc(usage.prompt_tokens)
             self._tokens.labels(expert_id, "completion").inc(usage.completion_tokens)
             if usage.cost_usd is not None:

@@ -11,7 +11,7 @@ from router_service.backends.base import Backend
 from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.planner import keys_of, plan_batches
-from router_service.dispatch.runner import PanelReady, Runner, WaveEvent
+from router_service.dispatch.runner import PanelReady, Runner, Settles, WaveEvent
 from router_service.types import (
     Assignment,
     Budget,
@@ -149,9 +149,13 @@ def runner_of(
 
 
 async def collect(
-    runner: Runner, batches: Sequence[ExpertBatch], ledgers: Mapping[str, Ledger] | None = None
+    runner: Runner,
+    batches: Sequence[ExpertBatch],
+    ledgers: Mapping[str, Ledger] | None = None,
+    *,
+    settles: Settles | None = None,
 ) -> list[WaveEvent]:
-    async with aclosing(runner.run(batches, ledgers or {})) as events:
+    async with aclosing(runner.run(batches, ledgers or {}, settles=settles)) as events:
         return [event async for event in events]
 
 

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from router_service.http.app import create_app
+from router_service.http.metrics import DoorMetrics
+from router_service.types import NOT_NEEDED, Completion, CompletionError, RouteFailure
 from tests.router_service.http.fakes import FakeEngine, FakePool, Script, expert, failure, running_server
 from tests.router_service.http.test_chat import ASK
 
@@ -144,6 +146,17 @@ async def test_metrics_count_requests_experts_tokens_and_costs_but_no_content(co
     assert lines["enlist_time_to_first_token_seconds_count"] == "1.0"
     assert lines["enlist_requests_inflight"] == "1.0"
     assert "6 * 7" not in reply.text
+
+
+def test_a_call_that_was_not_needed_counts_as_such_and_not_with_the_times():
+    stopped = CompletionError(code=NOT_NEEDED, message="not needed")
+    kept = Completion(query_id="q", expert_id="ada", text="x", latency_s=1.0)
+    cut = Completion(query_id="q", expert_id="ada", sample=1, error=stopped)
+    metrics = DoorMetrics()
+    metrics.query_ended(RouteFailure(query_id="q", code="internal_error", message="", completions=(kept, cut)))
+    text = metrics.render().decode()
+    assert 'enlist_completions_total{expert="ada",outcome="not_needed"} 1.0' in text
+    assert 'enlist_completion_duration_seconds_count{expert="ada"} 1.0' in text
 
 
 async def test_two_apps_never_mix_their_counts(connect):
