@@ -100,7 +100,7 @@ class _Run:
 
     async def __call__(self, questions: Sequence[Question]) -> list[RouteResponse | RouteFailure]:
         engine = build_engine(self.config, pool=self.pool, artefact=self.artefact, backends=self.backends)
-        controls = RouteControls(expert=self.expert_id)
+        controls = RouteControls(expert=self.expert_id, waits_for_all=True)
         return await engine.run([replace(question_query(question), controls=controls) for question in questions])
 
 

@@ -79,7 +79,9 @@ async def ask_and_grade(
 
 def _query(engine: Engine, item: OpenQuestion) -> Query:
     query = question_query(item.question, seed=stable_seed(engine.defaults.seed, item.question.id, item.sample))
-    controls = RouteControls(recruiter=_EVERYBODY, aggregator=_NO_VOTE, experts_allowed=item.expert_ids)
+    controls = RouteControls(
+        recruiter=_EVERYBODY, aggregator=_NO_VOTE, experts_allowed=item.expert_ids, waits_for_all=True
+    )
     return replace(query, id=item.query_id, controls=controls)
 
 

@@ -162,7 +162,10 @@ class PoolBench:
     def queries(self, strategy: Strategy, seed: int) -> list[Query]:
         """The judged questions as queries that ask for the strategy, each with a seed of its own."""
         controls = RouteControls(
-            recruiter=strategy.recruiter, aggregator=strategy.aggregator, k=self._completions(strategy)
+            recruiter=strategy.recruiter,
+            aggregator=strategy.aggregator,
+            k=self._completions(strategy),
+            waits_for_all=True,
         )
         return [replace(query, seed=stable_seed(seed, query.id), controls=controls) for query in self.bench.queries]
 

@@ -231,7 +231,7 @@ class _Window:
                 raise error
 
     async def _stream(self, asked: dict[str, BatchLine]) -> None:
-        queries = [line.query for line in asked.values() if line.query is not None]
+        queries = [_heard_out(line.query) for line in asked.values() if line.query is not None]
         async with aclosing(self._run.engine.stream(queries, deadlines_from="first_call")) as events:
             async for event in events:
                 end = _end(event)
@@ -249,6 +249,11 @@ class _Window:
     def _finish(self, entry: FinishedEntry) -> None:
         entry = replace(entry, attempts=self._attempts[entry.number])
         self._finishing.append(asyncio.create_task(self._run.finish(entry)))
+
+
+def _heard_out(query: Query) -> Query:
+    """The query with all its experts heard to the end: no line may depend on who was quick."""
+    return replace(query, controls=replace(query.controls, waits_for_all=True))
 
 
 def _end(event: Event) -> RouteResponse | RouteFailure | None:

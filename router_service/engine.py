@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,11 +14,12 @@ from aggregators.base import Aggregator
 from experts_registry.pool import Pool
 from router_service._engine_parts import NAMED, EngineDefaults, EngineParts, Parts
 from router_service.admission import allowed_experts, check_query, require_distinct_ids
+from router_service.answering import Answering, shows
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import DeadlinesFrom
 from router_service.dispatch.planner import plan_batches
 from router_service.dispatch.runner import PanelReady, Runner
-from router_service.errors import AggregationError, RouterError
+from router_service.errors import RouterError
 from router_service.flight import (
     Emit,
     Flight,
@@ -83,6 +84,7 @@ class Engine:
         self.defaults = defaults
         self._annotator = annotator
         self._parts = EngineParts(recruiters, aggregators, defaults=defaults)
+        self._answering = Answering(aggregators)
         self._askable = MappingProxyType({expert.id: expert for expert in pool.enabled})
 
     def remembering(self, memo: CompletionMemo) -> Engine:
@@ -267,10 +269,11 @@ class Engine:
     async def _dispatch(self, flights: list[Flight], emit: Emit) -> list[Flight]:
         """Ask one wave of experts; panels that are complete are aggregated at once, the others come back."""
         by_id = {flight.query.id: flight for flight in flights}
-        ask = BudgetedAsk(self.runner, ledgers_of(flights), controls=controls_of(flights), on_delta=_shows(by_id, emit))
+        ask = BudgetedAsk(self.runner, ledgers_of(flights), controls=controls_of(flights), on_delta=shows(by_id, emit))
         unfinished: list[Flight] = []
         async with asyncio.TaskGroup() as group:
-            async with aclosing(self.runner.run(self._plan(flights), ledgers_of(flights))) as finished:
+            wave = self.runner.run(self._plan(flights), ledgers_of(flights), settles=self._answering.settles(by_id))
+            async with aclosing(wave) as finished:
                 async for item in finished:
                     if isinstance(item, Completion):
                         emit(CompletionFinished(query_id=item.query_id, completion=item))
@@ -281,10 +284,10 @@ class Engine:
                         if isinstance(flight.recruiter, SequentialRecruiter):
                             unfinished.append(flight)
                         else:
-                            group.create_task(self._aggregate(flight, ask, emit))
+                            group.create_task(self._answering.answer(flight, ask, emit))
             widened, complete = await self._extend(unfinished, emit)
             for flight in complete:
-                group.create_task(self._aggregate(flight, ask, emit))
+                group.create_task(self._answering.answer(flight, ask, emit))
         return widened
 
     def _plan(self, flights: list[Flight]) -> list[ExpertBatch]:
@@ -295,15 +298,8 @@ class Engine:
             for recruit in flight.wave
             if flight.completions
         }
-        streaming = {flight.query.id for flight in flights if self._streams(flight)}
+        streaming = {flight.query.id for flight in flights if self._answering.streams(flight)}
         return plan_batches(decisions, streaming_ids=streaming, first_samples=asked)
-
-    def _streams(self, flight: Flight) -> bool:
-        """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
-        alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
-        asks_on = isinstance(flight.recruiter, SequentialRecruiter) and not _is_final(flight)
-        keeps = self._parts.aggregators.get(_aggregator_of(flight)).keeps_text
-        return flight.query.controls.streams and alone and not asks_on and keeps
 
     async def _extend(self, flights: list[Flight], emit: Emit) -> tuple[list[Flight], list[Flight]]:
         """Ask the sequential recruiters: who gets further experts, and whose panel is complete."""
@@ -325,26 +321,6 @@ class Engine:
         self._require_registered(recruit for more in further for recruit in more)
         return further
 
-    async def _aggregate(self, flight: Flight, ask: BudgetedAsk, emit: Emit) -> None:
-        if not flight.panel.members:
-            emit(flight.all_failed())
-            return
-        part = f"aggregator {flight.aggregator_name!r}"
-        try:
-            answer = await self._parts.aggregators.get(flight.decision.aggregator or flight.aggregator_name).aggregate(
-                flight.panel, ask=ask
-            )
-            if flight.shown in ("", answer.text):  # what a caller has seen cannot be taken back
-                emit(flight.answered(answer, ask.waited_s(flight.query.id)))
-                return
-            error: RouterError = flight.contradiction(answer)
-        except Exception as broke:  # a foreign aggregator's bug is this query's failure, not the batch's
-            if not isinstance(broke, RouterError):
-                _log.exception("%s broke on query %s", part, flight.query.id)
-            error = as_router_error(broke, part, kind=AggregationError)
-        flight.overhead_usage += ask.usage(flight.query.id)
-        emit(flight.failed(error))
-
 
 def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
     flight = by_id[ready.query_id]
@@ -353,35 +329,11 @@ def _land(by_id: Mapping[str, Flight], ready: PanelReady) -> Flight:
     return flight
 
 
-def _shows(by_id: Mapping[str, Flight], emit: Emit) -> Callable[[str, str], None] | None:
-    """What an aggregator's visible calls do with their tokens: on to the callers who asked for a stream, if any."""
-    if not any(flight.query.controls.streams for flight in by_id.values()):
-        return None
-
-    def show(query_id: str, text: str) -> None:
-        flight = by_id[query_id]
-        if flight.query.controls.streams:
-            flight.shown += text
-            emit(TokenDelta(query_id=query_id, text=text))
-
-    return show
-
-
 def _named(decision: RouteDecision, flight: Flight) -> RouteDecision:
     """The decision under the names its parts go by here; where the aggregator is left to `auto`, the recruiter's
     advice on it stays."""
     advice = decision.aggregator if flight.aggregator_name == _AUTO else None
     return replace(decision, recruiter=flight.recruiter_name, aggregator=advice or flight.aggregator_name)
-
-
-def _is_final(flight: Flight) -> bool:
-    """Whether a recruiter that can ask in waves says of this decision that it will not."""
-    says_so = getattr(flight.recruiter, "is_final", None)
-    return says_so is not None and bool(says_so(flight.decision))
-
-
-def _aggregator_of(flight: Flight) -> str:
-    return flight.decision.aggregator or flight.aggregator_name
 
 
 def _refused(query: Query, error: RouterError) -> Event:

@@ -13,7 +13,7 @@ from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.runner import Runner
 from router_service.errors import AggregationError, BudgetExceeded, ExpertError, RouterError, RoutingError
-from router_service.recruit.base import ConsultingRecruiter, Recruiter, RecruitRequest
+from router_service.recruit.base import ConsultingRecruiter, Recruiter, RecruitRequest, SequentialRecruiter
 from router_service.recruit.eligibility import explain_empty
 from router_service.types import (
     Answer,
@@ -79,6 +79,18 @@ class Flight:
     waited_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
     wave_started: float = 0.0
+
+    @property
+    def aggregator(self) -> str:
+        """The name of the aggregator that makes the answer."""
+        return self.decision.aggregator or self.aggregator_name
+
+    @property
+    def asks_on(self) -> bool:
+        """Whether the recruiter may ask further experts after this wave: it asks in waves, and does not say that it
+        will not."""
+        is_final = getattr(self.recruiter, "is_final", None)
+        return isinstance(self.recruiter, SequentialRecruiter) and not (is_final and is_final(self.decision))
 
     @property
     def query_left(self) -> Query:

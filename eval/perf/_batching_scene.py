@@ -78,7 +78,7 @@ def config_of(scale: BatchingScale, *, prefetches: bool) -> EngineConfig:
             "recruiter": PartConfig(name="random"),
             "aggregator": PartConfig(name="majority"),
             "k": scale.k,
-            "dispatch": usual.dispatch.model_copy(update={"prefetches": prefetches}),
+            "dispatch": usual.dispatch.model_copy(update={"prefetches": prefetches, "stops_early": False}),
         }
     )
 

@@ -67,6 +67,7 @@ class BudgetedAsk:
         self._on_delta = on_delta
         self._window_s = window_s
         self._gathering: dict[str, _Group] = {}
+        self._allowed: dict[str, int] = {}
         self._usage: dict[str, Usage] = {}
         self._waits: dict[str, _Wait] = {}
         self._said: list[tuple[Query, Completion]] = []
@@ -80,6 +81,7 @@ class BudgetedAsk:
         `NoExpertAvailable` for one that is switched off or that the paying query's controls rule out."""
         owner = query.parent_id or query.id
         self._require_askable(expert_id, self._controls.get(owner, RouteControls()))
+        self._take_allowed(owner, 1)
         kept = self._take_kept(expert_id, query)
         if kept is not None:
             return kept
@@ -96,6 +98,10 @@ class BudgetedAsk:
             raise BudgetExceeded(completion.error.message)
         self._said.append((query, completion))
         return completion
+
+    def allow(self, query_id: str, *, calls: int) -> None:
+        """Let this query pay for so many more calls and no more: what its aggregator planned, and was found to fit."""
+        self._allowed[query_id] = calls
 
     async def rewind(self) -> None:
         """See the open calls ended, and keep all answers: who asks the same once more gets one, and pays nothing."""
@@ -122,6 +128,17 @@ class BudgetedAsk:
             reason = "the query's experts_allowed does not name it; add it there"
         if reason is not None:
             raise NoExpertAvailable(f"expert {expert_id!r} may not be asked: {reason}, or configure another expert")
+
+    def _take_allowed(self, owner: str, calls: int) -> None:
+        left = self._allowed.get(owner)
+        if left is None:
+            return
+        if calls > left:
+            raise BudgetExceeded(
+                f"query {owner!r}: its aggregator asks for {calls} more, and {left} are left of the calls that it "
+                "planned; `plan` must count every call that `aggregate` may make"
+            )
+        self._allowed[owner] = left - calls
 
     def _take_kept(self, expert_id: str, query: Query) -> Completion | None:
         answers = self._kept.get((expert_id, query.id), [])

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from router_service.errors import BudgetExceeded
 from router_service.types import Budget, Usage
 
-__all__ = ["DeadlinesFrom", "Ledger", "Reservation"]
+__all__ = ["DeadlinesFrom", "Ledger", "Reservation", "Shortfall"]
 
 DeadlinesFrom = Literal["arrival", "first_call"]
 """When a deadline's clock runs: from the ledger's making, or only from a stage's first call past the waiting line to
@@ -28,6 +28,35 @@ class Reservation:
     """A share of a budget that is set aside; it stays so until the ledger settles it."""
 
     estimate: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """Which limit of a budget something does not fit into; `needed` is None where its cost is unknown."""
+
+    limit: str
+    allowed: float
+    spent: float = 0.0
+    reserved: float = 0.0
+    needed: float | None
+
+    def __str__(self) -> str:
+        left = max(0.0, self.allowed - self.spent - self.reserved)
+        if self.needed is None:
+            return f"{self.limit}: {left:g} left, and what is needed is unknown" if left else f"{self.limit}: none left"
+        return f"{self.limit}: {left:g} left, {self.needed:g} needed"
+
+    def error(self) -> BudgetExceeded:
+        """What reserving it raises."""
+        if self.needed is None:
+            return BudgetExceeded(
+                f"the budget limits {self.limit} to {self.allowed:g}, but the cost of this call is unknown; "
+                f"give the expert prices in the pool, or leave {self.limit} out"
+            )
+        return BudgetExceeded(
+            f"the budget's {self.limit} is {self.allowed:g}: {self.spent:g} spent, {self.reserved:g} reserved, "
+            f"{self.needed:g} more needed; raise {self.limit}, or ask fewer or cheaper experts"
+        )
 
 
 class Ledger:
@@ -107,9 +136,20 @@ class Ledger:
         """Set the estimate aside, all of it or nothing; raises `BudgetExceeded` naming limit, spent and needed."""
         reservation = Reservation(estimate=estimate)
         with self._lock:
-            self._check(estimate)
-            self._open.add(reservation)
+            lack = self._lack(estimate)
+            if lack is None:
+                self._open.add(reservation)
+        if lack is not None:
+            raise lack.error()
         return reservation
+
+    def shortfall(self, estimate: Usage) -> Shortfall | None:
+        """What does not fit of several calls as a whole, time to make them included; None where all of it fits."""
+        if self.remaining_s() == 0:
+            allowed_s = self.budget.deadline_s or 0.0
+            return Shortfall(limit="deadline_s", allowed=allowed_s, spent=allowed_s, needed=None)
+        with self._lock:
+            return self._lack(estimate)
 
     def settle(self, reservation: Reservation, actual: Usage, *, charged: Usage | None = None) -> None:
         """Replace a reservation by what was used, also where that is more; settling twice is a `ValueError`.
@@ -130,48 +170,24 @@ class Ledger:
         """The sum of what is set aside; summed anew each time, as adding and subtracting floats would drift."""
         return sum((reservation.estimate for reservation in self._open), Usage())
 
-    def _check(self, estimate: Usage) -> None:
+    def _lack(self, estimate: Usage) -> Shortfall | None:
         if not self.has_limits:
-            return
+            return None
         limits, spent, reserved = self.budget, self._charged, self._reserved()
-        _fits(
-            "max_completions",
-            limits.max_completions,
-            spent=spent.completions,
-            reserved=reserved.completions,
-            needed=estimate.completions,
+        fields: tuple[tuple[str, float | None, str], ...] = (
+            ("max_completions", limits.max_completions, "completions"),
+            ("max_output_tokens", limits.max_output_tokens, "completion_tokens"),
+            ("max_cost_usd", limits.max_cost_usd, "cost_usd"),
         )
-        _fits(
-            "max_output_tokens",
-            limits.max_output_tokens,
-            spent=spent.completion_tokens,
-            reserved=reserved.completion_tokens,
-            needed=estimate.completion_tokens,
-        )
-        if limits.max_cost_usd is None:
-            return
-        if estimate.cost_usd is None:
-            raise BudgetExceeded(
-                f"the budget limits max_cost_usd to {limits.max_cost_usd:g}, but the cost of this call is unknown; "
-                "give the expert prices in the pool, or leave max_cost_usd out"
-            )
-        _fits(
-            "max_cost_usd",
-            limits.max_cost_usd,
-            spent=spent.cost_usd or 0.0,
-            reserved=reserved.cost_usd or 0.0,
-            needed=estimate.cost_usd,
-        )
+        for name, limit, spends in fields:
+            if limit is None:
+                continue
+            taken, held = getattr(spent, spends) or 0.0, getattr(reserved, spends) or 0.0
+            needed = getattr(estimate, spends)
+            if needed is None or taken + held + needed > limit * (1 + _ROUNDING):
+                return Shortfall(limit=name, allowed=limit, spent=taken, reserved=held, needed=needed)
+        return None
 
 
 def _left(limit: Number | None, taken: Number) -> Number | None:
     return None if limit is None else max(limit - taken, limit * 0)
-
-
-def _fits(name: str, limit: float | None, *, spent: float, reserved: float, needed: float) -> None:
-    if limit is None or spent + reserved + needed <= limit * (1 + _ROUNDING):
-        return
-    raise BudgetExceeded(
-        f"the budget's {name} is {limit:g}: {spent:g} spent, {reserved:g} reserved, {needed:g} more needed; "
-        f"raise {name}, or ask fewer or cheaper experts"
-    )

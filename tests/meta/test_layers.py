@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("router_service.recruit", "router_service.dispatch", "router_service.backends", "router_service.store"),
     (
         "router_service.engine",
+        "router_service.answering",
         "router_service.flight",
         "router_service.assembly",
         "router_service.lessons",

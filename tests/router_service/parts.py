@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -209,6 +210,15 @@ class Stumbling(Escalating):
     def _stumble(self, over: str, requests: Sequence[RecruitRequest]) -> None:
         if any(over in request.query.text for request in requests):
             raise self.defect
+
+
+class Early(Majority):
+    """A plurality vote of plain texts that knows when the rest cannot turn it any more."""
+
+    def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
+        votes = Counter(member.extracted for member in panel.members if member.extracted)
+        (_, most), (_, second) = [*votes.most_common(2), ("", 0), ("", 0)][:2]
+        return most - second > len(pending)
 
 
 class Writer:

@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from aggregators.base import Aggregator, PlannedCall
+from aggregators.majority import Majority
 from experts_registry.pool import Pool
-from router_service.types import Answer, Ask, Panel, RouteControls, RouteResponse, user_query
-from tests.router_service.parts import Everyone, FakeBackend, engine_of, pool_of
+from router_service._answering_plan import affordable, planned_usage
+from router_service.backends.base import Backend
+from router_service.dispatch.ledger import Ledger
+from router_service.engine import Engine
+from router_service.prompt_tokens import persona_tokens
+from router_service.types import (
+    NOT_NEEDED,
+    Answer,
+    AnswerKind,
+    Ask,
+    Budget,
+    Completion,
+    Expert,
+    ExpertBatch,
+    Panel,
+    Prices,
+    RouteControls,
+    RouteDecision,
+    RouteFailure,
+    RouteResponse,
+    SkillAnnotation,
+    TaskFormat,
+    TokenDelta,
+    Usage,
+    user_query,
+)
+from tests.router_service.parts import (
+    Early,
+    Everyone,
+    FakeBackend,
+    Writer,
+    completion,
+    engine_of,
+    pool_of,
+    says,
+)
 
 
 @dataclass
@@ -45,3 +86,239 @@ async def test_a_panel_names_whom_the_query_lets_be_asked(controls: RouteControl
     assert isinstance(response, RouteResponse)
     assert "".join(onlooker.panels[0].experts) == askable
     assert all(expert.context_window == 4096 for expert in onlooker.panels[0].experts.values())
+
+
+# --- when it need not wait any longer ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Timed(Backend):
+    """Says `text[expert]`, `delay_s[expert]` seconds after it was asked; counts what was stopped."""
+
+    texts: Mapping[str, str]
+    delays_s: Mapping[str, float]
+    stopped: list[str] = field(default_factory=list)
+
+    async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Completion | TokenDelta]:
+        try:
+            await asyncio.sleep(self.delays_s.get(expert.id, 0.0))
+            for assignment in batch.assignments:
+                yield completion(expert, assignment, 0, self.texts[expert.id])
+        except asyncio.CancelledError:
+            self.stopped.append(expert.id)
+            raise
+
+
+def timed_engine(texts: str, delays_s: Mapping[str, float], **given) -> tuple[Engine, Timed]:
+    ids = "abcdefg"[: len(texts)]
+    backend = Timed(dict(zip(ids, texts, strict=True)), delays_s)
+    return engine_of(backend, ids=ids, aggregators={"majority": Early()}, **given), backend
+
+
+async def end_of(engine: Engine, controls: RouteControls | None = None) -> RouteResponse:
+    asked = user_query("q", "hi", task_format=TaskFormat(kind=AnswerKind.LITERAL))
+    (end,) = await engine.run([replace(asked, controls=controls or RouteControls())])
+    assert isinstance(end, RouteResponse)
+    return end
+
+
+async def test_a_vote_of_five_answers_when_three_agree() -> None:
+    engine, backend = timed_engine("xxyxy", {"c": 0.02, "d": 0.02, "e": 60.0})
+    async with asyncio.timeout(5):
+        end = await end_of(engine)
+    assert (end.answer.extracted, end.calls_saved, backend.stopped) == ("x", 1, ["e"])
+    assert end.completions[4].error.code == NOT_NEEDED
+    assert end.usage.completions == 5 and end.usage.cost_usd is None  # it had been asked
+
+
+@pytest.mark.parametrize(
+    ("controls", "given"),
+    [(RouteControls(waits_for_all=True), {}), (RouteControls(), {"stops_early": False})],
+)
+async def test_everybody_is_heard_where_that_is_asked_for(controls: RouteControls, given: dict[str, object]) -> None:
+    engine, backend = timed_engine("xxxyy", {"e": 0.05}, **given)
+    end = await end_of(engine, controls)
+    assert (end.answer.agreement, end.calls_saved, backend.stopped) == (0.6, 0, [])
+
+
+async def test_an_aggregator_that_cannot_tell_waits_and_is_said_once(caplog) -> None:
+    class Unsure(Early):
+        def is_settled(self, panel, pending):
+            raise ZeroDivisionError("a bug in a plugin")
+
+    backend = Timed(dict.fromkeys("abcd", "x"), {"c": 0.02, "d": 0.04})
+    end = await end_of(engine_of(backend, ids="abcd", aggregators={"majority": Unsure()}))
+    assert end.calls_saved == 0
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+@pytest.mark.parametrize(("is_final", "saved"), [(True, 1), (False, 0)])
+async def test_who_may_ask_on_hears_everybody_first(is_final: bool, saved: int) -> None:
+    class InWaves(Everyone):
+        def extend(self, requests):
+            return [() for _ in requests]
+
+        def is_final(self, decision):
+            return is_final
+
+    backend = Timed(dict.fromkeys("abc", "x"), {"c": 0.1})
+    engine = engine_of(backend, recruiter=InWaves(("a", "b", "c")), aggregators={"majority": Early()})
+    assert (await end_of(engine)).calls_saved == saved
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.text("xyz", min_size=2, max_size=7),
+    ranks=st.lists(st.integers(0, 4), min_size=7, max_size=7),
+    silent=st.sets(st.sampled_from("abcdefg"), max_size=3),
+)
+def test_what_is_answered_does_not_depend_on_who_was_quick(texts: str, ranks: list[int], silent: set[str]) -> None:
+    ids = "abcdefg"[: len(texts)]
+    said = {i: "" if i in silent else text for i, text in zip(ids, texts, strict=True)}
+    delays_s = {i: rank * 0.002 for i, rank in zip(ids, ranks, strict=False)}
+
+    async def both() -> list[tuple[str, str | None]]:
+        engine = engine_of(Timed(said, delays_s), ids=ids, aggregators={"majority": Early()}, backoff_initial_s=0.0)
+        asked = user_query("q", "hi", task_format=TaskFormat(kind=AnswerKind.LITERAL))
+        controls = [RouteControls(), RouteControls(waits_for_all=True)]
+        ends = [(await engine.run([replace(asked, controls=each)]))[0] for each in controls]
+        return [("", e.answer.extracted) if isinstance(e, RouteResponse) else (e.code, None) for e in ends]
+
+    early, whole = asyncio.run(both())
+    assert early == whole
+
+
+# --- what an aggregator may spend -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Talker:
+    """Asks the first expert `calls` times and, whatever it planned, `unplanned` times more; `cheaper` stands in."""
+
+    calls: int
+    cheaper: Aggregator
+    unplanned: int = 0
+    completion_tokens: int | None = 10
+    keeps_text: bool = False
+
+    def plan(self, panel: Panel) -> tuple[PlannedCall, ...]:
+        tokens = self.completion_tokens
+        return (PlannedCall(expert_id="a", prompt_tokens=20, completion_tokens=tokens),) * self.calls
+
+    def degraded(self) -> Aggregator:
+        return self.cheaper
+
+    async def aggregate(self, panel: Panel, *, ask: Ask) -> Answer:
+        usage = Usage()
+        for number in range(self.calls + self.unplanned):
+            child = replace(panel.query, id=f"{panel.query.id}/talk/{number}", parent_id=panel.query.id)
+            usage += (await ask("a", child)).usage
+        return Answer(text="talked", aggregator=f"talk_{self.calls}", usage=usage, notes=("talked a lot",))
+
+
+async def talked(talker: Aggregator, budget: Budget, *, price: float | None = 1.0) -> RouteResponse | RouteFailure:
+    prices = None if price is None else Prices(input_usd_per_mtok=price, output_usd_per_mtok=price)
+    engine = engine_of(
+        FakeBackend(reply=says("x")), pool=pool_of("a", "b", prices=prices), ids="ab", aggregators={"talk": talker}
+    )
+    query = replace(user_query("q", "hi"), budget=budget, controls=RouteControls(aggregator="talk"))
+    (end,) = await engine.run([query])
+    return end
+
+
+TALKERS = Talker(6, Talker(3, Talker(1, Majority())))
+
+
+@pytest.mark.parametrize(
+    ("left", "who", "note"),
+    [
+        (6, "talk_6", ()),
+        (5, "talk_3", ("aggregator talk was not affordable (max_completions: 5 left, 6 needed); talk_3 stood in",)),
+        (2, "talk_1", ("aggregator talk was not affordable (max_completions: 2 left, 6 needed); talk_1 stood in",)),
+        (0, "majority", ("aggregator talk was not affordable (max_completions: 0 left, 6 needed); majority stood in",)),
+    ],
+)
+async def test_a_plan_that_does_not_fit_degrades_in_its_stated_order(left: int, who: str, note: tuple[str]) -> None:
+    end = await talked(TALKERS, Budget(max_completions=2 + left))
+    assert isinstance(end, RouteResponse)
+    assert end.answer.aggregator == who
+    assert end.answer.notes == (*note, *(("talked a lot",) if "talk" in who else ()))
+    assert end.usage.completions == 2 + int(who.removeprefix("talk_").replace("majority", "0"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "price", "word"),
+    [
+        (Budget(max_output_tokens=2 * 1024 + 40), 1.0, "max_output_tokens"),
+        (Budget(max_cost_usd=0.0021), 1.0, "max_cost_usd"),
+        (Budget(deadline_s=0.05), 1.0, "deadline_s: none left"),
+    ],
+)
+async def test_money_tokens_and_time_count_too(budget: Budget, price: float | None, word: str) -> None:
+    def slowly(panel: Panel) -> None:
+        if budget.deadline_s:
+            time.sleep(0.06)
+
+    class Slow(Talker):
+        def plan(self, panel: Panel) -> tuple[PlannedCall, ...]:
+            slowly(panel)
+            return super().plan(panel)
+
+    end = await talked(Slow(6, Majority(), completion_tokens=1024), budget, price=price)
+    assert isinstance(end, RouteResponse)
+    assert end.answer.aggregator == "majority" and word in end.answer.notes[0]
+    assert end.usage.completions == 2
+
+
+async def test_an_unknown_price_does_not_fit_under_a_limit_in_usd() -> None:
+    panel = Panel(
+        query=replace(user_query("q", "hi"), budget=Budget(max_cost_usd=1.0)),
+        annotation=SkillAnnotation(query_id="q"),
+        decision=RouteDecision(query_id="q", recruits=(), recruiter="test"),
+        completions=(),
+        experts={e.id: e for e in pool_of("a").experts},
+    )
+    found = await affordable(Talker(1, Majority()), panel, Ledger(panel.query.budget))
+    assert isinstance(found.aggregator, Majority) and found.calls == 0
+    assert str(found.shortfall) == "max_cost_usd: 1 left, and what is needed is unknown"
+
+
+async def test_calls_beyond_the_plan_are_refused() -> None:
+    end = await talked(Talker(2, Majority(), unplanned=1), Budget())
+    assert isinstance(end, RouteFailure)
+    assert end.code == "budget_exceeded" and "calls that it planned" in end.message
+    assert end.usage.completions == 2 + 2
+
+
+async def test_who_stands_in_without_a_plan_asks_nobody() -> None:
+    end = await talked(Talker(9, Writer()), Budget(max_completions=8))
+    assert isinstance(end, RouteFailure) and end.code == "budget_exceeded"
+
+
+async def test_an_order_without_end_is_a_defect() -> None:
+    talker = Talker(9, Majority())
+    talker.cheaper = talker
+    end = await talked(talker, Budget(max_completions=2))
+    assert isinstance(end, RouteFailure)
+    assert end.code == "aggregation_error" and "must end in a vote" in end.message
+
+
+async def test_a_plan_counts_personas_and_each_experts_own_limit() -> None:
+    prices = Prices(input_usd_per_mtok=1.0, output_usd_per_mtok=10.0)
+    expert = Expert(id="a", model="m", backend="fake", prices=prices, persona="You are terse.", max_output_tokens=50)
+    panel = Panel(
+        query=user_query("q", "hi"),
+        annotation=SkillAnnotation(query_id="q"),
+        decision=RouteDecision(query_id="q", recruits=(), recruiter="test"),
+        completions=(),
+        experts={"a": expert},
+    )
+    plan = (
+        PlannedCall(expert_id="a", prompt_tokens=100),
+        PlannedCall(expert_id="a", prompt_tokens=100, completion_tokens=20),
+        PlannedCall(expert_id="denied", prompt_tokens=100),
+    )
+    usage = planned_usage(plan, panel)
+    prompt = 100 + persona_tokens(expert)
+    assert usage.completions == 2 and usage.prompt_tokens == 2 * prompt and usage.completion_tokens == 70
+    assert usage.cost_usd == pytest.approx(2 * prompt * 1e-6 + 70 * 1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 
 import pytest
 
@@ -237,6 +238,24 @@ async def test_a_job_that_is_removed_or_begun_anew_ends_its_worker(tmp_path):
 
 
 # --- outages ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_line_depends_on_who_was_quick(tmp_path):
+    asked = []
+
+    class Noting(MemoEngine):
+        def remembering(self, memo):
+            self.memo = memo
+            return self
+
+        async def stream(self, queries, *, deadlines_from):
+            asked.extend(queries)
+            async with aclosing(super().stream(queries, deadlines_from=deadlines_from)) as events:
+                async for event in events:
+                    yield event
+
+    await worker_of(Noting(), await job_in(Memory(), tmp_path, 5)).run("j")
+    assert len(asked) == 4 and all(query.controls.waits_for_all for query in asked)
 
 
 @pytest.mark.parametrize("answers_lost", [False, True])
