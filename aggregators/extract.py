@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from aggregators.formulas import MAGNITUDE_WORDS
 from router_service.types import AnswerKind, TaskFormat
 
-__all__ = ["boxed", "extract", "without_thoughts"]
+__all__ = ["boxed", "extract", "fenced_blocks", "without_thoughts"]
 
 _LETTERS_WITHOUT_OPTIONS = 10
 """Where the options are not told, letters A to J count, the widest range of the usual benchmarks (MMLU-Pro)."""
@@ -267,16 +267,20 @@ def _literal(text: str, task_format: TaskFormat) -> str | None:
 _FENCE = re.compile(r"^[ \t]*```([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
+def fenced_blocks(text: str) -> list[str]:
+    """What stands in the fenced blocks of `text`, in order; the last may lack its closing fence."""
+    return [m[2] for m in _FENCE.finditer(text)]
+
+
 def _code(text: str, task_format: TaskFormat) -> str | None:
     """The last fenced block, also one that was cut off; a text without fences is code as a whole."""
-    blocks = [m[2] for m in _FENCE.finditer(text) if m[2].strip()]
+    blocks = [block for block in fenced_blocks(text) if block.strip()]
     return textwrap.dedent(blocks[-1]).strip("\n") if blocks else text.strip("`")
 
 
 def _json(text: str, task_format: TaskFormat) -> str | None:
     """The last JSON object or array, in fenced blocks first; a bare scalar only where it is the whole text."""
-    fenced = [m[2] for m in _FENCE.finditer(text)]
-    for part in (*reversed(fenced), text):
+    for part in (*reversed(fenced_blocks(text)), text):
         values = list(_json_values(part))
         if values:
             return _compact(values[-1])

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "ApiAggregationError",
+    "ApiAnswerInvalid",
     "ApiAuthenticationError",
     "ApiBudgetExceeded",
     "ApiConfigError",
@@ -123,6 +124,12 @@ class ApiAggregationError(ApiError):
     """No answer could be made from the completions."""
 
     default_code = "aggregation_error"
+
+
+class ApiAnswerInvalid(ApiAggregationError):
+    """The answer breaks the JSON schema or the tools of the request, and could not be mended."""
+
+    default_code = "answer_invalid"
 
 
 class ApiStoreUnavailable(ApiError):

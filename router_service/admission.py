@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from aggregators.contract import check_contract
 from router_service.errors import InvalidQuery
 from router_service.types import Budget, Expert, Query, RouteControls
 
@@ -30,6 +31,7 @@ def check_query(query: Query) -> None:
     if query.controls.k is not None and query.controls.k < 1:
         raise InvalidQuery(f"k is {query.controls.k}; ask for at least 1 completion")
     _check_budget(query.budget)
+    check_contract(query)
 
 
 def allowed_experts(experts: Mapping[str, Expert], controls: RouteControls) -> Mapping[str, Expert]:

@@ -16,6 +16,7 @@ import httpx
 from router_service._client_calls import Exchange, connection_error
 from router_service._client_errors import (
     ApiAggregationError,
+    ApiAnswerInvalid,
     ApiAuthenticationError,
     ApiBudgetExceeded,
     ApiConfigError,
@@ -43,6 +44,7 @@ from router_service.types import Message, Secret
 
 __all__ = [
     "ApiAggregationError",
+    "ApiAnswerInvalid",
     "ApiAuthenticationError",
     "ApiBudgetExceeded",
     "ApiConfigError",

@@ -12,6 +12,7 @@
     │   ├── ExpertUnavailable       expert_unavailable        503
     │   └── ExpertRefused           expert_refused            502
     ├── AggregationError            aggregation_error         502
+    │   └── AnswerInvalid           answer_invalid            502
     ├── StoreUnavailable            store_unavailable         503
     └── NotFittedError              not_fitted                500
 
@@ -26,6 +27,7 @@ from typing import ClassVar
 
 __all__ = [
     "AggregationError",
+    "AnswerInvalid",
     "BudgetExceeded",
     "ConfigError",
     "ExpertError",
@@ -162,6 +164,13 @@ class AggregationError(RouterError):
 
     code = "aggregation_error"
     http_status = 502
+
+
+class AnswerInvalid(AggregationError):
+    """The answer breaks what the query demands of it (its JSON schema, its tools) and could not be mended; the message
+    names the place and the reason."""
+
+    code = "answer_invalid"
 
 
 class StoreUnavailable(RouterError):
