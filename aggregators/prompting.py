@@ -55,8 +55,8 @@ _SLACK_TOKENS = 32
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One kind of call that an aggregator makes: its name (part of the call's id, so distinct within one query), its
-    prompt, and how the reply is to be sampled. `max_tokens` and `temperature` None leave it to the query and the
-    expert.
+    prompt, and how the reply is to be sampled. `max_tokens`, `temperature` and `top_p` None leave it to the query and
+    the expert.
 
     `keeps_format` tells that the reply is the answer itself, in the query's own format; else it is plain text, which
     no schema or stop sequence of the query's may cut. `is_guarded` has drafts marked and quoted as data; without it
@@ -67,6 +67,7 @@ class Stage:
     prompt: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
+    top_p: float | None = None
     keeps_format: bool = False
     is_guarded: bool = True
 
@@ -113,6 +114,8 @@ def child_query(panel: Panel, text: str, *, stage: Stage) -> Query:
         sampling = replace(sampling, max_tokens=limit)
     if stage.temperature is not None:
         sampling = replace(sampling, temperature=stage.temperature)
+    if stage.top_p is not None:
+        sampling = replace(sampling, top_p=stage.top_p)
     return replace(
         query,
         id=f"{query.id}/{stage.name}",

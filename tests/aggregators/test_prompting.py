@@ -86,6 +86,8 @@ def test_a_verdict_is_plain_text_and_an_answer_keeps_the_querys_format():
     judged = child_query(panel_of(query), "Judge.", stage=STAGE)
     assert judged.task_format == TaskFormat()
     assert judged.sampling == Sampling(temperature=0.0, top_p=0.5, max_tokens=40)
+    drawn = child_query(panel_of(query), "Draw.", stage=Stage(name="draw", temperature=0.1, top_p=0.95))
+    assert drawn.sampling == Sampling(temperature=0.1, top_p=0.95)
     written = child_query(panel_of(query), "Write.", stage=Stage(name="write", max_tokens=40, keeps_format=True))
     assert written.task_format == schema
     assert written.sampling == query.sampling
