@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from router_service.types import (
     ExpertBatch,
     Query,
     RouteControls,
+    TextScore,
     TokenDelta,
     Usage,
     stable_seed,
@@ -46,7 +47,7 @@ class _Wait:
 
 
 class BudgetedAsk:
-    """Implements `Ask`. The ledger of `query.parent_id`, else of `query.id`, pays; its `controls` hold here too.
+    """Implements `ScoringAsk`. The ledger of `query.parent_id`, else of `query.id`, pays; its `controls` hold here too.
 
     `on_delta` gets (id of the paying query, text) for every piece of a visible completion. Calls to an expert of an
     embedded engine wait `window_s` seconds for others to the same expert, so that the engine sees one batch.
@@ -79,7 +80,7 @@ class BudgetedAsk:
     async def __call__(self, expert_id: str, query: Query, *, is_visible: bool = False) -> Completion:
         """One completion; raises `BudgetExceeded`, `UnknownNameError` for an expert that is not registered, and
         `NoExpertAvailable` for one that is switched off or that the paying query's controls rule out."""
-        owner = query.parent_id or query.id
+        owner = _owner(query)
         self._require_askable(expert_id, self._controls.get(owner, RouteControls()))
         self._take_allowed(owner, 1)
         kept = self._take_kept(expert_id, query)
@@ -98,6 +99,28 @@ class BudgetedAsk:
             raise BudgetExceeded(completion.error.message)
         self._said.append((query, completion))
         return completion
+
+    def can_score(self, expert_id: str) -> bool:
+        """Whether the expert's backend reads texts; raises `UnknownNameError`."""
+        return self._runner.can_score(expert_id)
+
+    async def score(self, expert_id: str, texts: Sequence[tuple[Query, str]]) -> list[TextScore]:
+        """How likely the expert finds each text as the answer to its query, in order; the first query's budget pays one
+        completion a text. Raises what asking raises, and an `ExpertError` where the expert cannot. Scores are not kept
+        in a memo: who asks anew pays anew."""
+        if not texts:
+            return []
+        query = texts[0][0]
+        owner = _owner(query)
+        self._require_askable(expert_id, self._controls.get(owner, RouteControls()))
+        self._take_allowed(owner, len(texts))
+        ledger = self._ledgers.get(owner) or Ledger(query.budget)
+
+        def spends(usage: Usage) -> None:
+            self._usage[owner] = self.usage(owner) + usage
+
+        with self._out(owner):
+            return await self._runner.score(expert_id, texts, ledger=ledger, spends=spends)
 
     def allow(self, query_id: str, *, calls: int) -> None:
         """Let this query pay for so many more calls and no more: what its aggregator planned, and was found to fit."""
@@ -201,7 +224,7 @@ class BudgetedAsk:
                     completions[event.query_id] = event
                 elif isinstance(event, TokenDelta) and self._on_delta is not None:
                     query = assignments[event.query_id].query
-                    self._on_delta(query.parent_id or query.id, event.text)
+                    self._on_delta(_owner(query), event.text)
         return completions
 
     @contextmanager
@@ -221,3 +244,8 @@ class BudgetedAsk:
             self._out_now -= 1
             if self._out_now == 0:
                 self._nobody_out.set()
+
+
+def _owner(query: Query) -> str:
+    """Whose budget pays."""
+    return query.parent_id or query.id

@@ -9,16 +9,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import replace
 from functools import partial
 
-from router_service.backends.base import Backend
+from router_service.backends.base import Backend, ScoringBackend
 from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.residency import Residency
+from router_service.dispatch.scoring import Scoring
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
 from router_service.dispatch.wave import Call, PanelReady, Settles, Wave, WaveEvent
 from router_service.errors import ExpertError, UnknownNameError
-from router_service.types import Budget, CompletionError, CompletionMemo, Expert, ExpertBatch
+from router_service.types import (
+    Budget,
+    CompletionError,
+    CompletionMemo,
+    Expert,
+    ExpertBatch,
+    Query,
+    TextScore,
+    Usage,
+)
 
 __all__ = ["PanelReady", "Runner", "Settles", "WaveEvent"]
 
@@ -44,6 +54,7 @@ class Runner:
         self._settings = settings or DispatchConfig()
         self._residency = Residency(self._settings, clock=clock)
         self._tries = Tries(self._settings, residency=self._residency, clock=clock, sleep=sleep)
+        self._scoring = Scoring(self._residency)
         self._memo: CompletionMemo | None = None
 
     def remembering(self, memo: CompletionMemo) -> Runner:
@@ -68,6 +79,22 @@ class Runner:
     def is_batched(self, expert_id: str) -> bool:
         """True where the expert's backend takes whole batches; raises `UnknownNameError`."""
         return self._backend_of(self.expert(expert_id)).is_batched
+
+    def can_score(self, expert_id: str) -> bool:
+        """True where the expert's backend reads texts; raises `UnknownNameError`."""
+        return isinstance(self._backend_of(self.expert(expert_id)), ScoringBackend)
+
+    async def score(
+        self,
+        expert_id: str,
+        texts: Sequence[tuple[Query, str]],
+        *,
+        ledger: Ledger,
+        spends: Callable[[Usage], None],
+    ) -> list[TextScore]:
+        """How likely the expert finds each text, see `Scoring.score`; raises `UnknownNameError` too."""
+        expert = self.expert(expert_id)
+        return await self._scoring.score(expert, self._backend_of(expert), texts, ledger=ledger, spends=spends)
 
     async def run(
         self, batches: Sequence[ExpertBatch], ledgers: Mapping[str, Ledger], *, settles: Settles | None = None
