@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aggregators.base import Aggregator, SettlingAggregator
+from aggregators.contract import binds, contract_members, hold_to_contract, holds_back, planned_repair
 from router_service._answering_plan import affordable
 from router_service._engine_parts import Parts
 from router_service.dispatch.ask import BudgetedAsk
@@ -29,7 +30,7 @@ class Answering:
     def streams(self, flight: Flight) -> bool:
         """Whether the one completion asked for is the answer, so that its tokens may be shown as they come."""
         alone = sum(recruit.samples for recruit in flight.decision.recruits) == 1
-        is_wanted = flight.query.controls.streams and alone and not flight.asks_on
+        is_wanted = alone and not flight.asks_on and _shows_tokens(flight)
         return is_wanted and self._aggregators.get(flight.aggregator).keeps_text
 
     def settles(self, flights: Mapping[str, Flight]) -> Settles | None:
@@ -73,31 +74,36 @@ class Answering:
 
     async def _aggregated(self, flight: Flight, ask: BudgetedAsk) -> Answer:
         """The answer of the aggregator that was wanted, or of the one that stands in for it, which it then says."""
-        panel = flight.panel
+        panel = await contract_members(flight.panel)
         found = await affordable(self._aggregators.get(flight.aggregator), panel, flight.ledger)
         if found.calls is not None:
-            ask.allow(panel.query.id, calls=found.calls)
+            ask.allow(panel.query.id, calls=found.calls + len(planned_repair(panel)))
         answer = await found.aggregator.aggregate(panel, ask=ask)
-        if found.shortfall is None:
-            return answer
-        note = f"aggregator {flight.aggregator} was not affordable ({found.shortfall}); {answer.aggregator} stood in"
-        return replace(answer, notes=(note, *answer.notes))
+        if found.shortfall is not None:
+            lacked = f"aggregator {flight.aggregator} was not affordable ({found.shortfall})"
+            answer = replace(answer, notes=(f"{lacked}; {answer.aggregator} stood in", *answer.notes))
+        return await hold_to_contract(answer, panel, ask=ask, shown=flight.shown)
 
     def _settling(self, flight: Flight) -> SettlingAggregator | None:
-        if flight.query.controls.waits_for_all or flight.asks_on:
+        if flight.query.controls.waits_for_all or flight.asks_on or binds(flight.query):
             return None
         aggregator = self._aggregators.get(flight.aggregator)
         return aggregator if isinstance(aggregator, SettlingAggregator) else None
 
 
+def _shows_tokens(flight: Flight) -> bool:
+    """Whether the caller wants the answer's tokens as they come, and nothing in it has to be checked first."""
+    return flight.query.controls.streams and not holds_back(flight.query)
+
+
 def shows(by_id: Mapping[str, Flight], emit: Emit) -> Callable[[str, str], None] | None:
     """What an aggregator's visible calls do with their tokens: on to the callers who asked for a stream, if any."""
-    if not any(flight.query.controls.streams for flight in by_id.values()):
+    if not any(_shows_tokens(flight) for flight in by_id.values()):
         return None
 
     def show(query_id: str, text: str) -> None:
         flight = by_id[query_id]
-        if flight.query.controls.streams:
+        if _shows_tokens(flight):
             flight.shown += text
             emit(TokenDelta(query_id=query_id, text=text))
 

@@ -278,6 +278,7 @@ class Engine:
                     if isinstance(item, Completion):
                         emit(CompletionFinished(query_id=item.query_id, completion=item))
                     elif isinstance(item, TokenDelta):
+                        by_id[item.query_id].shown += item.text
                         emit(item)
                     else:
                         flight = _land(by_id, item)

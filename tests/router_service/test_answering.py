@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -22,8 +24,10 @@ from router_service.prompt_tokens import persona_tokens
 from router_service.types import (
     NOT_NEEDED,
     Answer,
+    Answered,
     AnswerKind,
     Ask,
+    Assignment,
     Budget,
     Completion,
     Expert,
@@ -322,3 +326,53 @@ async def test_a_plan_counts_personas_and_each_experts_own_limit() -> None:
     prompt = 100 + persona_tokens(expert)
     assert usage.completions == 2 and usage.prompt_tokens == 2 * prompt and usage.completion_tokens == 70
     assert usage.cost_usd == pytest.approx(2 * prompt * 1e-6 + 70 * 1e-5)
+
+
+# --- what the query demands of the answer -----------------------------------------------------------------------------
+
+SCHEMA = '{"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}}'
+JSON_QUERY = user_query("q", "hi", task_format=TaskFormat(kind=AnswerKind.JSON, json_schema=SCHEMA))
+
+
+async def test_who_breaks_what_is_demanded_does_not_vote_and_nothing_is_settled_before_all_are_heard() -> None:
+    backend = Timed({"a": "none", "b": "none", "c": '{"x": 7}'}, {"c": 0.03})
+    engine = engine_of(backend, ids="abc", aggregators={"majority": Early()})
+    (end,) = await engine.run([JSON_QUERY])
+    assert isinstance(end, RouteResponse)
+    assert (end.answer.text, end.answer.supporters, end.calls_saved) == ('{"x": 7}', ("c",), 0)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_an_answer_that_must_be_checked_first_is_not_shown_as_it_comes(streams: bool) -> None:
+    engine = engine_of(FakeBackend(reply=says('{"x": 7}')), ids="ab", aggregators={"writer": Writer()})
+    controls = [RouteControls(streams=streams, aggregator="writer"), RouteControls(streams=streams, k=1)]
+    for asked in controls:
+        async with aclosing(engine.stream([replace(JSON_QUERY, controls=asked)])) as events:
+            seen = [event async for event in events]
+        assert isinstance(seen[-1], Answered)
+        assert not [event for event in seen if isinstance(event, TokenDelta)]
+
+
+async def test_the_call_that_mends_an_answer_comes_on_top_of_the_plan() -> None:
+    def reply(expert: Expert, assignment: Assignment, sample: int) -> Completion:
+        is_repair = assignment.query.parent_id is not None
+        return completion(expert, assignment, sample, '{"x": 7}' if is_repair else "seven, I think")
+
+    talker = Talker(0, Majority())
+    engine = engine_of(FakeBackend(reply=reply), ids="ab", aggregators={"talk": talker})
+    (end,) = await engine.run([replace(JSON_QUERY, controls=RouteControls(aggregator="talk"))])
+    assert isinstance(end, RouteResponse)
+    assert json.loads(end.answer.text) == {"x": 7} and end.usage.completions == 3
+
+
+async def test_a_streamed_answer_that_turns_out_otherwise_is_an_error_also_of_one_expert() -> None:
+    class Loose(FakeBackend):
+        async def complete(self, expert, batch):
+            for assignment in batch.assignments:
+                yield TokenDelta(query_id=assignment.query.id, text="one thing")
+                yield completion(expert, assignment, 0, "another thing")
+
+    query = replace(user_query("q", "hi"), controls=RouteControls(k=1, streams=True))
+    (end,) = await engine_of(Loose()).run([query])
+    assert isinstance(end, RouteFailure)
+    assert end.code == "aggregation_error" and "cannot be taken back" in end.message
