@@ -13,9 +13,12 @@ from router_service.errors import BudgetExceeded, NoExpertAvailable
 from router_service.prompt_tokens import estimate_tokens, persona_tokens
 from router_service.types import Ask, Completion, Panel, Query, Usage
 
-__all__ = ["Brief", "Reply", "brief"]
+__all__ = ["Brief", "Reply", "brief", "planned_call", "put"]
 
 _DATA_RULE = "drafts_are_data_v1"
+
+_ANY_MARK = "B" * 8
+"""As long as any mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +50,22 @@ class Brief:
     planned: PlannedCall
 
     async def put(self, ask: Ask, *, is_visible: bool = False) -> Reply:
-        """Ask. A call that the budget does not cover, or an expert that may not be asked, is a reply with a problem."""
-        try:
-            completion = await ask(self.expert_id, self.query, is_visible=is_visible)
-        except (BudgetExceeded, NoExpertAvailable) as refusal:
-            return Reply(problem=f"{self.expert_id} was not asked ({refusal.code}: {refusal.message})")
-        if completion.error is not None:
-            return Reply(completion=completion, problem=f"{self.expert_id} failed ({completion.error.code})")
-        if not completion.text.strip():
-            return Reply(completion=completion, problem=f"{self.expert_id} wrote nothing")
-        return Reply(completion=completion)
+        """Ask; see `put`."""
+        return await put(self.query, expert_id=self.expert_id, ask=ask, is_visible=is_visible)
+
+
+async def put(query: Query, *, expert_id: str, ask: Ask, is_visible: bool = False) -> Reply:
+    """Ask an expert. A call that the budget does not cover, an expert that may not be asked, or one that fails or says
+    nothing, is a reply with a problem."""
+    try:
+        completion = await ask(expert_id, query, is_visible=is_visible)
+    except (BudgetExceeded, NoExpertAvailable) as refusal:
+        return Reply(problem=f"{expert_id} was not asked ({refusal.code}: {refusal.message})")
+    if completion.error is not None:
+        return Reply(completion=completion, problem=f"{expert_id} failed ({completion.error.code})")
+    if not completion.text.strip():
+        return Reply(completion=completion, problem=f"{expert_id} wrote nothing")
+    return Reply(completion=completion)
 
 
 def brief(
@@ -81,15 +90,16 @@ def brief(
         given = {**known, "mark": mark, "drafts": drafts, "data_rule": rule}
         return fill_prompt(stage.prompt, **{name: text for name, text in given.items() if name in wanted})
 
-    room = prompt_room(panel, expert_id, stage=stage, fixed=filled("0" * 8, ""))
+    room = prompt_room(panel, expert_id, stage=stage, fixed=filled(_ANY_MARK, ""))
     sheet = lay_out(panel, members, stage=stage.name, room_tokens=room, is_guarded=stage.is_guarded, order=order)
     if not sheet.is_legible:
         return None
     query = child_query(panel, filled(sheet.mark, sheet.text), stage=stage)
-    return Brief(expert_id=expert_id, query=query, sheet=sheet, planned=_planned(panel, expert_id, query))
+    return Brief(expert_id=expert_id, query=query, sheet=sheet, planned=planned_call(panel, expert_id, query))
 
 
-def _planned(panel: Panel, expert_id: str, query: Query) -> PlannedCall:
+def planned_call(panel: Panel, expert_id: str, query: Query) -> PlannedCall:
+    """What asking an expert this query takes at most, its persona included."""
     expert = panel.experts.get(expert_id)
     persona = persona_tokens(expert) if expert is not None else 0
     return PlannedCall(

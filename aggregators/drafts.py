@@ -26,6 +26,9 @@ _CUT = "\n[...]\n"
 _LEAST_TOKENS = 24
 """A draft cut to less says nothing any more."""
 
+_MARK_LETTERS = str.maketrans("0123456789abcdef", "BCDFGHJKLMNPQRST")
+"""Marks are letters alone, lest a number or an option be read into them, and spell nothing."""
+
 _GAP_TOKENS = 2
 """The empty line between two drafts."""
 
@@ -127,7 +130,7 @@ def _mark(texts: Sequence[str], panel: Panel) -> str:
     held = [text.upper() for text in texts]
     for attempt in range(100):
         digest = hashlib.blake2b("\x1f".join([seed, str(attempt), *texts]).encode("utf-8", "replace"), digest_size=4)
-        mark = digest.hexdigest().upper()
+        mark = digest.hexdigest().translate(_MARK_LETTERS)
         if not any(mark in text for text in held):
             return mark
     return mark

@@ -10,20 +10,25 @@ __all__ = ["best_writer", "choose_judge"]
 
 
 def best_writer(panel: Panel) -> str:
-    """The recruit with the highest P(correct), then score, then the earliest, among the experts that finished."""
-    finished = {member.expert_id for member in panel.members}
-    recruits = [recruit for recruit in panel.decision.recruits if recruit.expert_id in finished]
-    if not recruits:
-        return panel.members[0].expert_id
-    return max(recruits, key=lambda recruit: (recruit.p_correct or 0.0, recruit.score)).expert_id
+    """The expert with the highest P(correct), then score, then the earliest, among those that finished."""
+    known = {recruit.expert_id: (recruit.p_correct or 0.0, recruit.score) for recruit in panel.decision.recruits}
+    finished = dict.fromkeys(member.expert_id for member in panel.members)
+    return max(finished, key=lambda expert_id: known.get(expert_id, (0.0, 0.0)))
 
 
-def choose_judge(panel: Panel, *, expert: str | None, avoid: Collection[str] = ()) -> str:
-    """The configured `expert`; else the askable expert outside `avoid` that the recruiter scored highest for this
-    query, the earliest in the pool where level; where nobody else may be asked, the best writer of the panel."""
+def choose_judge(panel: Panel, *, expert: str | None, avoid: Collection[str] | None = None) -> str:
+    """The configured `expert`; else the askable expert outside `avoid` (the panel's own, unless others are named) that
+    the recruiter scored highest for this query, the earliest in the pool where level; where nobody else may be asked,
+    the best writer of the panel. Who cannot take what the query holds (images, audio) does not judge it."""
     if expert is not None:
         return expert
-    others = [expert_id for expert_id in panel.experts if expert_id not in avoid]
+    avoided = {member.expert_id for member in panel.members} if avoid is None else set(avoid)
+    wanted = panel.query.modalities
+    others = [
+        candidate.id
+        for candidate in panel.experts.values()
+        if candidate.id not in avoided and candidate.is_enabled and wanted <= candidate.modalities
+    ]
     if not others:
         return best_writer(panel)
     scores = panel.decision.scores

@@ -7,15 +7,19 @@ its released code.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from router_service.errors import AggregationError
 
-__all__ = ["bubble_winner", "max_logits", "max_wins", "shared_ranks"]
+__all__ = ["Compare", "bubble_winner", "compare_all", "max_logits", "max_wins", "shared_ranks"]
 
 Comparisons = Sequence[Sequence[float]]
 """Square, left candidate by right candidate."""
+
+Compare = Callable[[int, int], Awaitable[float]]
+"""`C[i][j]`, asked for: an LLM's verdict, or the logit of a learned ranker such as PairRM."""
 
 _LEVEL = 1e-9
 """Scores nearer than this, by their size, are level: sums of the same logits in another order must not differ."""
@@ -44,16 +48,24 @@ def shared_ranks(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(1 + sum(_is_above(other, score) for other in scores) for score in scores)
 
 
-def bubble_winner(n_candidates: int, compare: Callable[[int, int], float]) -> int:
+async def compare_all(n_candidates: int, compare: Compare) -> list[list[float]]:
+    """The whole matrix, N(N − 1) comparisons, all at once; 0 on the diagonal."""
+    pairs = [(i, j) for i in range(n_candidates) for j in range(n_candidates) if i != j]
+    found = dict(zip(pairs, await asyncio.gather(*(compare(i, j) for i, j in pairs)), strict=True))
+    return [[found.get((i, j), 0.0) for j in range(n_candidates)] for i in range(n_candidates)]
+
+
+async def bubble_winner(n_candidates: int, compare: Compare) -> int:
     """The winner of one pass: the best so far meets each next candidate, in both orders; 2(N − 1) comparisons.
 
-    `compare(i, j)` is `C[i][j]`, asked for only where needed. Who is level with the best so far does not replace it.
+    Who is level with the best so far does not replace it.
     """
     if n_candidates < 1:
         raise AggregationError("there is no candidate to compare; give one or more")
     best = 0
     for other in range(1, n_candidates):
-        if _is_above(compare(other, best), compare(best, other)):
+        forth, back = await asyncio.gather(compare(other, best), compare(best, other))
+        if _is_above(forth, back):
             best = other
     return best
 

@@ -10,7 +10,7 @@ from aggregators.equivalence import AnswerGroup, canonical, held_answer
 from aggregators.majority import Majority
 from router_service.types import Answer, Ask, Panel, Usage
 
-__all__ = ["kept_without_a_call", "needs_no_call", "vote_stands"]
+__all__ = ["chosen_answer", "kept_without_a_call", "needs_no_call", "vote_stands"]
 
 
 def needs_no_call(panel: Panel) -> bool:
@@ -38,6 +38,14 @@ async def kept_without_a_call(
         voted = await Majority().aggregate(panel, ask=ask)
         return replace(voted, notes=("tool calls were proposed, which are voted on",))
     return None
+
+
+def chosen_answer(
+    panel: Panel, group: AnswerGroup, *, aggregator: str, usage: Usage | None = None, notes: Sequence[str] = ()
+) -> Answer:
+    """The answer of the group that a judge chose, unchanged, with what the judging spent."""
+    answer = answer_of(panel, group, aggregator=aggregator)
+    return replace(answer, usage=usage or Usage(), notes=tuple(notes))
 
 
 async def vote_stands(

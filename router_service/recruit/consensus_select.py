@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from aggregators.plausibility import most_plausible, peer_scores, stand_in_nll
 from router_service.errors import ConfigError
 from router_service.recruit.base import RECRUITERS, FitData
 from router_service.recruit.call_costs import typical_costs
-from router_service.recruit.plausibility import most_plausible, peer_scores, stand_in_nll
 from router_service.recruit.ranking import best_on_fit
 from router_service.recruit.recorded_answers import answer_numbers
 from router_service.recruit.roster import Case, Choice, Roster

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators.pairwise import bubble_winner, max_logits, max_wins, shared_ranks
+from aggregators.pairwise import bubble_winner, compare_all, max_logits, max_wins, shared_ranks
 from router_service.errors import AggregationError
 from tests.experts_registry.golden import golden
 
@@ -56,23 +58,37 @@ def test_every_comparison_counts_once_and_the_diagonal_never(comparisons) -> Non
 def test_one_pass_finds_the_best_of_a_consistent_judge(strengths) -> None:
     asked = []
 
-    def compare(i, j):
+    async def compare(i, j):
         asked.append((i, j))
         return float(strengths[i] - strengths[j])
 
-    assert bubble_winner(len(strengths), compare) == strengths.index(max(strengths))
+    assert asyncio.run(bubble_winner(len(strengths), compare)) == strengths.index(max(strengths))
     assert len(asked) == 2 * (len(strengths) - 1)
 
 
-def test_one_pass_weighs_both_orders_against_a_judge_that_favours_the_left() -> None:
+def judge_of(matrix):
+    async def compare(i, j):
+        return matrix[i][j]
+
+    return compare
+
+
+@given(comparisons=SQUARES)
+def test_every_pair_is_compared_in_both_orders(comparisons) -> None:
+    n = len(comparisons)
+    expected = [[0.0 if i == j else comparisons[i][j] for j in range(n)] for i in range(n)]
+    assert asyncio.run(compare_all(n, judge_of(comparisons))) == expected
+
+
+async def test_one_pass_weighs_both_orders_against_a_judge_that_favours_the_left() -> None:
     biased = [[0, 2.0], [3.0, 0]]
-    assert bubble_winner(2, lambda i, j: biased[i][j]) == 1
+    assert await bubble_winner(2, judge_of(biased)) == 1
     assert max_wins(biased) == (1, 1)
 
 
 @pytest.mark.parametrize("comparisons", [[], [[0, 1]], [[0, 1], [0]]])
-def test_what_is_not_square_is_refused(comparisons) -> None:
+async def test_what_is_not_square_is_refused(comparisons) -> None:
     with pytest.raises(AggregationError, match="square"):
         max_logits(comparisons)
     with pytest.raises(AggregationError, match="no candidate"):
-        bubble_winner(0, lambda i, j: 0.0)
+        await bubble_winner(0, judge_of(comparisons))

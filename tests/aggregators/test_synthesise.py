@@ -59,14 +59,16 @@ async def test_thoughts_and_failed_members_are_not_shown():
 async def test_undefended_the_drafts_stand_bare_in_the_order_of_the_panel():
     ask = FakeAsk("The answer is (B)")
     await synthesise(panel([said("ann", "A", text="It is A"), said("ben", "B")]), ask, is_guarded=False)
-    instruction, *drafts, question, ending = ask.calls[0][1].text.split("\n\n")
+    instruction, _, *drafts, question = ask.calls[0][1].text.split("\n\n")
     assert instruction == (
         "Below are drafts of an answer to one question, each written by a different author without knowledge of the "
         "others."
     )
-    assert drafts[1:] == ["Draft 1:\nIt is A", "Draft 2:\nI weigh it. The answer is (B)."]
-    assert question.startswith("Question:\nWhich one is it?")
-    assert ending == 'End with a line that reads "The answer is (X)", X being the letter of the right option.'
+    assert drafts == ["Draft 1:\nIt is A", "Draft 2:\nI weigh it. The answer is (B)."]
+    assert question == (
+        'Question:\nWhich one is it?\nEnd with a line that reads "The answer is (X)", X being the letter of the right '
+        "option."
+    )
 
 
 async def test_the_call_is_visible_seeded_and_on_the_querys_budget():
