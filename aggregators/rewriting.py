@@ -9,6 +9,7 @@ from aggregators.briefs import Brief, brief
 from aggregators.demands import Demands
 from aggregators.judges import best_writer
 from aggregators.prompting import Stage
+from aggregators.quoting import clean, quoted
 from router_service.types import Answer, Ask, Completion, Panel
 
 __all__ = ["Rewriting", "planned_rewriting", "rewrite"]
@@ -69,5 +70,5 @@ def _brief(panel: Panel, text: str, *, demands: Demands, violation: str) -> Brie
     writer = best_writer(panel)
     broken = Completion(query_id=panel.query.id, expert_id=writer, text=text)
     schema = demands.schema.text if demands.schema is not None else ""
-    parts = {"schema": schema, "violation": violation}
+    parts = {"schema": schema, "violation": quoted(clean(violation))}  # it may quote the draft
     return brief(panel, [broken], expert_id=writer, stage=_STAGE, parts=parts)
