@@ -17,7 +17,7 @@ from router_service.http.queries import controls_of, query_of
 from router_service.http.reports import chat_body, report_of
 from router_service.http.schemas import ChatRequest
 from router_service.store.base import FinishedEntry
-from router_service.types import Query, RouteFailure, RouteResponse
+from router_service.types import AnswerKind, Query, RouteFailure, RouteResponse
 
 __all__ = ["chat_line", "chat_parser"]
 
@@ -42,14 +42,15 @@ def chat_parser(engine: EngineLike) -> ChatParser:
 
 def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedEntry:
     """The record of a line that was run: HTTP status and body as the REST door would have answered."""
+    kind = line.query.task_format.kind if line.query is not None else AnswerKind.FREE
+    report = _without_times(report_of(end, kind=kind))
     if isinstance(end, RouteResponse):
         status = 200
-        body = chat_body(end, model=line.model or "", created=_NO_TIME, overhead_s=0.0)
+        body = chat_body(end, model=line.model or "", created=_NO_TIME, report=report)
         body["id"] = f"chatcmpl-{request_id(line)}"
     else:
         error = failure_error(end)
-        status, body = error.kind.status, {**error.body, "enlist": report_of(end)}
-    _forget_times(body["enlist"])
+        status, body = error.kind.status, {**error.body, "enlist": report}
     output = {
         "id": request_id(line),
         "custom_id": line.id,
@@ -66,8 +67,8 @@ def chat_line(line: BatchLine, end: RouteResponse | RouteFailure) -> FinishedEnt
     )
 
 
-def _forget_times(report: dict[str, Any]) -> None:
-    report.pop("overhead_ms", None)
+def _without_times(report: dict[str, Any]) -> dict[str, Any]:
     for expert in report["experts"]:
-        for completion in expert["completions"]:
-            completion.pop("latency_s", None)
+        for entry in (expert, *expert["completions"]):
+            entry.pop("latency_s")
+    return report

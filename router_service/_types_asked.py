@@ -11,6 +11,7 @@ from typing import Literal
 from router_service.errors import InvalidQuery
 
 __all__ = [
+    "ANY_OBJECT",
     "MAX_K",
     "AnswerKind",
     "AudioPart",
@@ -34,6 +35,9 @@ __all__ = [
 
 MAX_K = 64
 """Most completions that a configuration or a query may ask for: recruiting takes time and memory for each of them."""
+
+ANY_OBJECT = '{"type":"object"}'
+"""The JSON schema of an answer that may be any JSON object (OpenAI's `json_object`)."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -137,6 +141,8 @@ class TaskFormat:
     """What an answer must look like: its kind, the options of a choice, the schema (JSON text) of a JSON answer.
 
     `json_schema` is the schema itself, or OpenAI's object around it: its name, perhaps a description, and the schema.
+    With it the answer is that JSON value and nothing else, or there is none; without it, kind JSON only says how an
+    answer is read and compared.
     """
 
     kind: AnswerKind = AnswerKind.FREE

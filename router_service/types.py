@@ -6,6 +6,7 @@ Units are in the names (`_usd`, `_s`, `_tokens`, `_per_mtok`); an unknown price 
 from __future__ import annotations
 
 from router_service._types_asked import (
+    ANY_OBJECT,
     MAX_K,
     AnswerKind,
     AudioPart,
@@ -67,6 +68,7 @@ from router_service._types_results import (
 )
 
 __all__ = [
+    "ANY_OBJECT",
     "MAX_K",
     "NOT_NEEDED",
     "Answer",

@@ -10,6 +10,7 @@ import orjson
 from experts_registry.estimate import max_output_tokens
 from router_service.errors import ExpertRefused
 from router_service.types import (
+    ANY_OBJECT,
     AnswerKind,
     Assignment,
     AudioPart,
@@ -96,7 +97,7 @@ def _tool_choice(query: Query, expert: Expert) -> object:
 def _response_format(task_format: TaskFormat, expert: Expert) -> JsonObject | None:
     if task_format.kind is not AnswerKind.JSON:
         return None
-    if task_format.json_schema is None:
+    if task_format.json_schema is None or task_format.json_schema == ANY_OBJECT:
         return {"type": "json_object"}
     schema = _parsed(task_format.json_schema, "json_schema", expert)
     is_named = isinstance(schema, Mapping) and {"name", "schema"} <= schema.keys()

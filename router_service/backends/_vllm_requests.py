@@ -20,6 +20,7 @@ from router_service.backends._text_requests import (
 )
 from router_service.errors import ExpertError, ExpertUnavailable
 from router_service.types import (
+    ANY_OBJECT,
     AnswerKind,
     Assignment,
     Completion,
@@ -148,7 +149,7 @@ def _schema_of(task_format: TaskFormat, expert: Expert) -> Word | None:
     """What the answer must be: None is anything, `{"schema": None}` is any JSON object."""
     if task_format.kind is not AnswerKind.JSON:
         return None
-    if task_format.json_schema is None:
+    if task_format.json_schema is None or task_format.json_schema == ANY_OBJECT:
         return {"schema": None}
     try:
         schema = orjson.loads(task_format.json_schema)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -18,7 +19,7 @@ from router_service.http.errors import WireError, error_response, failure_error
 from router_service.http.health import Health
 from router_service.http.metrics import DoorMetrics
 from router_service.http.presence import ClientLeft, while_present
-from router_service.http.queries import controls_of, query_of
+from router_service.http.queries import controls_of, query_of, require_demands
 from router_service.http.reports import (
     chat_body,
     decision_headers,
@@ -48,8 +49,11 @@ class Door:
     health: Health
     created: int
 
-    def query(self, body: ChatRequest) -> Query:
-        """The query asked, its names checked; the id is new each time, whatever the caller calls the request."""
+    async def query(self, body: ChatRequest) -> Query:
+        """The query asked, its names and its JSON schemas checked; the id is new each time, whatever the caller calls
+        the request."""
+        if body.response_format is not None or body.tools:
+            await asyncio.to_thread(require_demands, body)
         controls = self.catalogue.resolve(body.model, controls_of(body))
         return query_of(body, controls, f"chatcmpl-{uuid.uuid4().hex}")
 
@@ -66,14 +70,14 @@ AppDoor = Annotated[Door, Depends(door_of)]
 @router.post("/v1/chat/completions", summary="Answer a chat, by the experts that are good at it")
 async def chat(body: ChatRequest, request: Request, door: AppDoor) -> Response:
     """OpenAI-compatible; `model` routes (`auto`, `auto/<recruiter>`) or names one expert."""
-    exchange = _Exchange(body=body, request=request, door=door, query=door.query(body))
+    exchange = _Exchange(body=body, request=request, door=door, query=await door.query(body))
     return exchange.streamed() if body.stream else await exchange.whole()
 
 
 @router.post("/v1/route", summary="Explain who would be asked, without asking")
 async def route(body: RouteRequest, request: Request, door: AppDoor) -> Response:
     """Annotates and recruits only; no expert is called."""
-    return await _Exchange(body=body, request=request, door=door, query=door.query(body)).explained()
+    return await _Exchange(body=body, request=request, door=door, query=await door.query(body)).explained()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class _Exchange:
             metrics=door.metrics,
             scope=self.request.scope,
             heartbeat_s=door.settings.heartbeat_s,
-            warnings_of=self._warnings,
+            report_of=self._report,
         )
         chunks = stream.chunks(door.engine.stream([query]))
         return EventStream(
@@ -116,13 +120,8 @@ class _Exchange:
         if isinstance(end, RouteFailure):
             return self._failed(end)
         overhead_s = self._overhead_s(end, engine_s)
-        content = chat_body(
-            end,
-            model=self.body.model,
-            created=int(time.time()),
-            overhead_s=overhead_s,
-            warnings=self._warnings(end),
-        )
+        report = self._report(end, overhead_s)
+        content = chat_body(end, model=self.body.model, created=int(time.time()), report=report)
         return WireJson(content, headers={**self._headers(end), **headers_of(end, overhead_s=overhead_s)})
 
     async def explained(self) -> Response:
@@ -140,13 +139,15 @@ class _Exchange:
         """All that was sent and had no effect."""
         return (*self.body.warnings, *caveats_of(self.query, end))
 
+    def _report(self, end: RouteResponse | RouteFailure, overhead_s: float | None = None) -> dict[str, Any]:
+        """The `enlist` field."""
+        return report_of(end, kind=self.query.task_format.kind, overhead_s=overhead_s, warnings=self._warnings(end))
+
     def _headers(self, end: RouteResponse | RouteFailure | DecisionMade) -> dict[str, str]:
         return known_headers(self.query.controls, self._warnings(end))
 
     def _failed(self, failure: RouteFailure) -> Response:
-        response = error_response(
-            failure_error(failure), {"enlist": report_of(failure, warnings=self._warnings(failure))}
-        )
+        response = error_response(failure_error(failure), {"enlist": self._report(failure)})
         response.headers.update(self._headers(failure) | decision_headers(failure.decision))
         return response
 

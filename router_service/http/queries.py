@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+
+from aggregators.schemas import read_schema
+from router_service.errors import InvalidQuery
 from router_service.http.schemas import (
     ChatRequest,
     EnlistOptions,
@@ -13,6 +19,7 @@ from router_service.http.schemas import (
     WireResponseFormat,
 )
 from router_service.types import (
+    ANY_OBJECT,
     AnswerKind,
     AudioPart,
     Budget,
@@ -27,7 +34,7 @@ from router_service.types import (
     ToolCall,
 )
 
-__all__ = ["controls_of", "query_of"]
+__all__ = ["controls_of", "query_of", "require_demands"]
 
 
 def controls_of(request: ChatRequest) -> RouteControls:
@@ -57,6 +64,31 @@ def query_of(request: ChatRequest, controls: RouteControls, query_id: str) -> Qu
         seed=request.seed,
         metadata=_metadata(request),
     )
+
+
+def require_demands(request: ChatRequest) -> None:
+    """Raise `RequestValidationError` where a JSON schema of the request, the answer's or a tool's, cannot be held to.
+
+    A large schema takes a second to check the first time: not for the event loop.
+    """
+    problems = []
+    for place, schema in _schemas(request):
+        try:
+            read_schema(json.dumps(schema))
+        except InvalidQuery as wrong:
+            problems.append({"type": "invalid_schema", "loc": ("body", *place), "msg": wrong.message})
+    if problems:
+        raise RequestValidationError(problems)
+
+
+def _schemas(request: ChatRequest) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    """Every JSON schema of the request, with its place."""
+    wanted = request.response_format.json_schema if request.response_format is not None else None
+    if wanted is not None and wanted.schema_ is not None:
+        yield ("response_format", "json_schema", "schema"), wanted.schema_
+    for number, tool in enumerate(request.tools):
+        if tool.function.parameters is not None:
+            yield ("tools", number, "function", "parameters"), tool.function.parameters
 
 
 def _message(message: WireMessage) -> Message:
@@ -101,10 +133,10 @@ def _task_format(response_format: WireResponseFormat | None, enlist: EnlistOptio
     return TaskFormat(kind=AnswerKind(enlist.answer_kind or AnswerKind.FREE))
 
 
-def _json_schema(wanted: WireJsonSchema | None) -> str | None:
-    """The whole OpenAI object, name and strictness included; None where it constrains nothing."""
+def _json_schema(wanted: WireJsonSchema | None) -> str:
+    """The whole OpenAI object, name and strictness included; any JSON object where no schema is named."""
     if wanted is None or wanted.schema_ is None:
-        return None
+        return ANY_OBJECT
     given = {"name": wanted.name, "description": wanted.description, "strict": wanted.strict}
     return json.dumps({key: value for key, value in given.items() if value is not None} | {"schema": wanted.schema_})
 

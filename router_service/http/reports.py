@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from router_service.http.expert_reports import expert_reports, spent
 from router_service.types import (
     Answer,
-    Completion,
+    AnswerKind,
     DecisionMade,
     RouteControls,
     RouteDecision,
@@ -36,10 +37,9 @@ _UNKNOWN = "unknown"
 _HEADER_SAFE = string.punctuation.replace("%", "") + " "
 
 
-def chat_body(
-    response: RouteResponse, *, model: str, created: int, overhead_s: float, warnings: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The OpenAI chat completion; `model` is the requested name, the experts' names stand in `enlist`."""
+def chat_body(response: RouteResponse, *, model: str, created: int, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The OpenAI chat completion; `model` is the requested name, the experts' names stand in `report`, the `enlist`
+    field."""
     answer = response.answer
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.tool_calls:
@@ -52,7 +52,7 @@ def chat_body(
         "model": model,
         "choices": [choice],
         "usage": usage_of(response.usage),
-        "enlist": report_of(response, overhead_s=overhead_s, warnings=warnings),
+        "enlist": dict(report),
     }
 
 
@@ -80,21 +80,27 @@ def usage_of(usage: Usage) -> dict[str, int]:
 
 
 def report_of(
-    end: RouteResponse | RouteFailure, *, overhead_s: float | None = None, warnings: Sequence[str] = ()
+    end: RouteResponse | RouteFailure,
+    *,
+    kind: AnswerKind = AnswerKind.FREE,
+    overhead_s: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The `enlist` field: who was asked and what came of it. A failure says what was finished before it.
 
-    `warnings` stands in it where there are any.
+    `kind` is the kind of answer that was asked for; `warnings` stands in it where there are any.
     """
     report: dict[str, Any] = {"query_id": end.query_id}
     if end.annotation is not None:
         report |= _annotation(end.annotation)
     if end.decision is not None:
-        report |= _decision(end.decision)
-    report["experts"] = _experts(end.decision, end.completions)
-    if isinstance(end, RouteResponse):
-        report |= _answer(end.answer)
-    report |= {"usage": _spent(end.usage), "cost_usd": end.usage.cost_usd}
+        report |= {**_decision(end.decision), "aggregator_asked": end.decision.aggregator}
+    answer = end.answer if isinstance(end, RouteResponse) else None
+    report["experts"] = expert_reports(end.decision, end.completions, answer=answer, kind=kind)
+    report["calls_saved"] = sum(not completion.was_needed for completion in end.completions)
+    if answer is not None:
+        report |= _answer(answer)
+    report |= {"usage": spent(end.usage), "cost_usd": end.usage.cost_usd}
     if overhead_s is not None:
         report["overhead_ms"] = round(1000 * overhead_s, 3)
     if warnings:
@@ -119,7 +125,7 @@ def route_body(made: DecisionMade, *, model: str) -> dict[str, Any]:
         ],
         "scores": dict(decision.scores),
         "eliminated": [{"id": left.expert_id, "reason": left.reason} for left in decision.eliminated],
-        "estimate": None if decision.estimate is None else _spent(decision.estimate),
+        "estimate": None if decision.estimate is None else spent(decision.estimate),
     }
 
 
@@ -144,50 +150,12 @@ def _decision(decision: RouteDecision) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
         "aggregator": answer.aggregator,
+        "aggregator_usage": spent(answer.usage),
+        "notes": list(answer.notes),
         "extracted": answer.extracted,
         "supporters": list(answer.supporters),
         "agreement": answer.agreement,
         "confidence": answer.confidence,
-    }
-
-
-def _experts(decision: RouteDecision | None, completions: Sequence[Completion]) -> list[dict[str, Any]]:
-    """One entry per expert, in order of recruiting; whoever gave a completion unrecruited comes last."""
-    recruits = {recruit.expert_id: recruit for recruit in (decision.recruits if decision is not None else ())}
-    entries = []
-    for expert_id in dict.fromkeys([*recruits, *(completion.expert_id for completion in completions)]):
-        own = [completion for completion in completions if completion.expert_id == expert_id]
-        recruit = recruits.get(expert_id)
-        entries.append(
-            {
-                "id": expert_id,
-                "samples": recruit.samples if recruit else len(own),
-                "score": recruit.score if recruit else None,
-                "p_correct": recruit.p_correct if recruit else None,
-                "completions": [_completion(completion) for completion in own],
-            }
-        )
-    return entries
-
-
-def _completion(completion: Completion) -> dict[str, Any]:
-    error = completion.error
-    return {
-        "sample": completion.sample,
-        "extracted": completion.extracted,
-        "finish_reason": completion.finish_reason,
-        "latency_s": completion.latency_s,
-        "usage": _spent(completion.usage),
-        "error": None if error is None else {"code": error.code, "message": error.message},
-    }
-
-
-def _spent(usage: Usage) -> dict[str, Any]:
-    return {
-        "completions": usage.completions,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cost_usd": usage.cost_usd,
     }
 
 
@@ -216,8 +184,10 @@ def decision_headers(decision: RouteDecision | None) -> dict[str, str]:
 def headers_of(response: RouteResponse, *, overhead_s: float) -> Mapping[str, str]:
     """What every answered request says of itself; the plain overhead name is what gateways' dashboards know."""
     overhead_ms = f"{1000 * overhead_s:.3f}"
+    notes = len(response.answer.notes)
     return {
         **decision_headers(response.decision),
+        **({"x-enlist-notes": str(notes)} if notes else {}),
         "x-enlist-aggregator": _header(response.answer.aggregator),
         "x-enlist-confidence": _number(response.answer.confidence, ".4f"),
         "x-enlist-cost-usd": _number(response.usage.cost_usd, ".9g"),

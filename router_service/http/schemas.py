@@ -315,6 +315,8 @@ class ChatRequest(WireModel):
             raise _wrong(f"tool_choice names {choice.named.function.name!r}; tools has {names}")
         if choice.mode == "required" and not names:
             raise _wrong("tool_choice 'required' needs at least one tool in tools")
+        if len(set(names)) < len(names):
+            raise _wrong(f"two tools have one name; tools has {names}")
         return self
 
     @property

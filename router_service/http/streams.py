@@ -18,15 +18,15 @@ from router_service.http.encoding import to_json
 from router_service.http.errors import WireError, defect_error, failure_error, router_error
 from router_service.http.metrics import DoorMetrics
 from router_service.http.presence import ClientLeft, while_present
-from router_service.http.reports import finish_reason, report_of, tool_calls_of, usage_of
+from router_service.http.reports import finish_reason, tool_calls_of, usage_of
 from router_service.types import Answered, Event, Failed, RouteFailure, RouteResponse, TokenDelta, Usage
 
 __all__ = ["AnswerStream", "ChunkWriter", "EventStream", "heartbeaten"]
 
 _log = logging.getLogger(__name__)
 
-WarningsOf = Callable[[RouteResponse | RouteFailure], tuple[str, ...]]
-"""What of a request had no effect, once it is known how it ended."""
+ReportOf = Callable[[RouteResponse | RouteFailure, float | None], dict[str, Any]]
+"""The `enlist` field of a request, once it is known how it ended; the seconds are the service's own time."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -126,13 +126,13 @@ class AnswerStream:
     """Turns one query's events into the bytes of a stream, and counts them."""
 
     def __init__(
-        self, writer: ChunkWriter, *, metrics: DoorMetrics, scope: Scope, heartbeat_s: float, warnings_of: WarningsOf
+        self, writer: ChunkWriter, *, metrics: DoorMetrics, scope: Scope, heartbeat_s: float, report_of: ReportOf
     ) -> None:
         self._writer = writer
         self._metrics = metrics
         self._scope = scope
         self._heartbeat_s = heartbeat_s
-        self._warnings_of = warnings_of
+        self._report_of = report_of
         self._sent = ""
 
     async def chunks(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
@@ -156,9 +156,7 @@ class AnswerStream:
                 return self._end(response)
             case Failed(failure=failure):
                 self._metrics.query_ended(failure)
-                return [
-                    self._writer.error(failure_error(failure), report_of(failure, warnings=self._warnings_of(failure)))
-                ]
+                return [self._writer.error(failure_error(failure), self._report_of(failure, None))]
             case _:  # silence, or a step the caller does not see: both must keep the connection alive
                 return [KEEP_ALIVE]
 
@@ -178,8 +176,7 @@ class AnswerStream:
         chunks = self._text(rest)
         if answer.tool_calls:
             chunks.append(self._writer.tool_calls(tool_calls_of(answer.tool_calls)))
-        report = report_of(response, overhead_s=response.overhead_s, warnings=self._warnings_of(response))
-        chunks.append(self._writer.finish(finish_reason(answer), report))
+        chunks.append(self._writer.finish(finish_reason(answer), self._report_of(response, response.overhead_s)))
         if self._writer.includes_usage:
             chunks.append(self._writer.usage(response.usage))
         return [*chunks, DONE]

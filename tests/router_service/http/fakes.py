@@ -65,6 +65,7 @@ class Script:
     confidence: float | None = 0.875
     tool_calls: tuple[ToolCall, ...] = ()
     score: float = 2.0
+    notes: tuple[str, ...] = ()
 
 
 class FakeEngine:
@@ -165,6 +166,8 @@ class FakeEngine:
             agreement=1.0,
             confidence=script.confidence,
             tool_calls=script.tool_calls,
+            usage=Usage(completions=1, prompt_tokens=7, completion_tokens=1, cost_usd=0.0025),
+            notes=script.notes,
         )
         return RouteResponse(
             query_id=query.id,

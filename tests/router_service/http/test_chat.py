@@ -10,7 +10,7 @@ import pytest
 from router_service.errors import ConfigError
 from router_service.http.parameters import IGNORED, REFUSED
 from router_service.http.schemas import ChatRequest
-from router_service.types import AnswerKind, AudioPart, Budget, ImagePart, TextPart, ToolCall
+from router_service.types import ANY_OBJECT, AnswerKind, AudioPart, Budget, ImagePart, TextPart, ToolCall
 from tests.router_service.http.fakes import FakeEngine, Script, failure
 
 ASK = {"model": "auto", "messages": [{"role": "user", "content": "What is 6 * 7?"}]}
@@ -51,9 +51,17 @@ async def test_answer_is_an_openai_chat_completion_with_a_report(connect):
     assert report["skills"] == {"algebra": 1.0}
     assert (report["confidence"], report["agreement"], report["supporters"]) == (0.875, 1.0, ["ada"])
     assert report["cost_usd"] == 0.0125
+    assert (report["aggregator_asked"], report["notes"], report["calls_saved"]) == (None, [], 0)
+    assert report["aggregator_usage"] == {
+        "completions": 1,
+        "prompt_tokens": 7,
+        "completion_tokens": 1,
+        "cost_usd": 0.0025,
+    }
     assert (report["is_fallback"], report["fallback_reason"]) == (False, None)
     [ada] = report["experts"]
     assert (ada["id"], ada["samples"], ada["p_correct"]) == ("ada", 2, 0.75)
+    assert (ada["holds_answer"], ada["usage"]["cost_usd"], ada["latency_s"]) == (True, 1.0, 0.125)
     assert [(c["sample"], c["extracted"], c["usage"]["cost_usd"], c["error"]) for c in ada["completions"]] == [
         (0, "42", 0.5, None),
         (1, "42", 0.5, None),
@@ -70,6 +78,19 @@ async def test_headers_name_who_answered_how_sure_and_at_what_price(connect):
     assert headers["x-request-id"].startswith("req-")
     assert headers["overhead-duration-ms"] == headers["x-enlist-overhead-duration-ms"]
     assert 2.0 <= float(headers["overhead-duration-ms"]) < 2000
+
+
+async def test_notes_are_in_the_body_and_counted_in_a_header(connect):
+    reply = await ask(
+        connect(Script(notes=("two drafts were cut", "the vote stands"))), enlist={"aggregator": "weighted"}
+    )
+    assert reply.json()["enlist"]["notes"] == ["two drafts were cut", "the vote stands"]
+    assert reply.headers["x-enlist-notes"] == "2"
+    assert (reply.json()["enlist"]["aggregator_asked"], reply.headers["x-enlist-aggregator"]) == (
+        "weighted",
+        "majority",
+    )
+    assert "x-enlist-notes" not in (await ask(connect())).headers
 
 
 async def test_overhead_leaves_out_what_the_experts_took(connect):
@@ -173,8 +194,43 @@ async def test_response_formats_become_task_formats(connect):
     query = await asked(connect, response_format=wanted)
     assert query.task_format.kind is AnswerKind.JSON
     assert json.loads(query.task_format.json_schema) == wanted["json_schema"]
-    assert (await asked(connect, response_format={"type": "json_object"})).task_format.kind is AnswerKind.JSON
+    for any_object in ({"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "reply"}}):
+        task_format = (await asked(connect, response_format=any_object)).task_format
+        assert (task_format.kind, task_format.json_schema) == (AnswerKind.JSON, ANY_OBJECT)
+    assert (await asked(connect, enlist={"answer_kind": "json"})).task_format.json_schema is None
     assert (await asked(connect, response_format={"type": "text"})).task_format.kind is AnswerKind.FREE
+
+
+def schema_of(schema):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}}
+
+
+def tool_of(parameters, name="look_up"):
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+SCHEMA_PLACE = "response_format.json_schema.schema"
+BAD_SCHEMAS = {
+    "no type": (schema_of({"properties": {"age": {"type": "integr"}}}), SCHEMA_PLACE, "$.properties.age.type"),
+    "remote": (schema_of({"$ref": "https://example.org/s"}), SCHEMA_PLACE, "nothing is fetched"),
+    "pattern": (schema_of({"pattern": "("}), SCHEMA_PLACE, "cannot be read"),
+    "tool": ({"tools": [TOOL, tool_of({"type": "objct"}, "b")]}, "tools.1.function.parameters", "$.type"),
+    "two tools of one name": ({"tools": [TOOL, TOOL]}, None, "two tools have one name"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+@pytest.mark.parametrize("case", BAD_SCHEMAS)
+async def test_a_schema_that_cannot_be_held_to_is_refused_at_the_door(connect, case, path, stream):
+    changes, param, hint = BAD_SCHEMAS[case]
+    engine = FakeEngine()
+    async with connect(engine) as client:
+        reply = await client.post(path, json=ASK | changes | ({"stream": True} if stream and "chat" in path else {}))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, "invalid_query", param)
+    assert hint in error["message"]
+    assert not engine.queries
 
 
 @pytest.mark.parametrize("kind", list(AnswerKind))

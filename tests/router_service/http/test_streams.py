@@ -72,7 +72,10 @@ async def test_usage_comes_last_where_asked_for(connect):
 
 async def test_tool_calls_are_not_lost(connect):
     call = ToolCall(id="c1", name="look_up", arguments='{"a": 1}')
-    chunks = chunks_of(await lines_of(connect(Script(answer="", tool_calls=(call,)))))
+    chunks = chunks_of(await lines_of(connect(Script(answer="", tool_calls=(call,), notes=("mended",)))))
+    assert chunks[-1]["enlist"]["notes"] == ["mended"]
+    assert chunks[-1]["enlist"]["aggregator_usage"]["completions"] == 1
+    assert [bool(c["choices"][0]["delta"].get("tool_calls")) for c in chunks] == [False, True, False]
     assert chunks[1]["choices"][0]["delta"]["tool_calls"] == [
         {"index": 0, "id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"a": 1}'}}
     ]
