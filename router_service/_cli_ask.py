@@ -109,6 +109,8 @@ def _print_end(end: RouteResponse | RouteFailure, *, is_silent: bool) -> None:
     print_lines(
         f"{asked} · {made_by} · {end.answer.agreement:.0%} agree · {shown_cost(end.usage.cost_usd)}", style="dim"
     )
+    for note in end.answer.notes:
+        print_lines(f"note: {note}", style="dim")
 
 
 def _print_route(made: DecisionMade | Failed, experts: tuple[Expert, ...], options: RouteOptions) -> None:

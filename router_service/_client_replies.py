@@ -21,6 +21,7 @@ from router_service.types import (
 __all__ = [
     "FOREIGN",
     "ChatResponse",
+    "ExpertReport",
     "ModelInfo",
     "RouteExplanation",
     "StreamReader",
@@ -45,10 +46,24 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertReport:
+    """What one expert contributed: its usage over all samples, its slowest completion, whether it holds the answer."""
+
+    expert_id: str
+    samples: int
+    p_correct: float | None = None
+    usage: Usage = Usage()
+    latency_s: float | None = None
+    holds_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatResponse:
     """An answer with how it came about. `completions` have no text: the service sends the answer's alone.
 
-    `usage.cost_usd` and `confidence` are None where unknown; `overhead_ms` is the service's own time.
+    `usage.cost_usd` and `confidence` are None where unknown; `overhead_ms` is the service's own time. `aggregator` made
+    the answer, `aggregator_asked` was wanted, `aggregator_usage` is what its own calls spent, and `notes` say what else
+    there is to know of it. `calls_saved` counts completions that could no longer change it.
     """
 
     query_id: str
@@ -61,10 +76,15 @@ class ChatResponse:
     recruiter: str
     recruits: tuple[Recruit, ...] = ()
     completions: tuple[Completion, ...] = ()
+    expert_reports: tuple[ExpertReport, ...] = ()
     aggregator: str = ""
+    aggregator_asked: str | None = None
+    aggregator_usage: Usage = Usage()
+    notes: tuple[str, ...] = ()
     supporters: tuple[str, ...] = ()
     agreement: float = 0.0
     confidence: float | None = None
+    calls_saved: int = 0
     fallback_reason: str | None = None
     usage: Usage = Usage()
     overhead_ms: float | None = None
@@ -146,10 +166,15 @@ def chat_response(body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRe
         recruiter=report["recruiter"],
         recruits=tuple(_recruit(expert) for expert in experts),
         completions=tuple(_completion(report, e, sample) for e in experts for sample in e["completions"]),
+        expert_reports=tuple(_expert_report(expert) for expert in experts),
         aggregator=report["aggregator"],
+        aggregator_asked=report["aggregator_asked"],
+        aggregator_usage=Usage(**report["aggregator_usage"]),
+        notes=tuple(report["notes"]),
         supporters=tuple(report["supporters"]),
         agreement=report["agreement"],
         confidence=report["confidence"],
+        calls_saved=report["calls_saved"],
         fallback_reason=report["fallback_reason"],
         usage=Usage(**report["usage"]),
         overhead_ms=report.get("overhead_ms"),
@@ -176,6 +201,17 @@ def _recruit(entry: Mapping[str, Any]) -> Recruit:
         score=0.0 if score is None else score,
         p_correct=entry["p_correct"],
         samples=entry["samples"],
+    )
+
+
+def _expert_report(entry: Mapping[str, Any]) -> ExpertReport:
+    return ExpertReport(
+        expert_id=entry["id"],
+        samples=entry["samples"],
+        p_correct=entry["p_correct"],
+        usage=Usage(**entry["usage"]),
+        latency_s=entry["latency_s"],
+        holds_answer=bool(entry["holds_answer"]),
     )
 
 

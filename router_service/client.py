@@ -35,6 +35,7 @@ from router_service._client_errors import (
 )
 from router_service._client_replies import (
     ChatResponse,
+    ExpertReport,
     ModelInfo,
     RouteExplanation,
     StreamReader,
@@ -65,6 +66,7 @@ __all__ = [
     "AsyncTextStream",
     "ChatResponse",
     "ClientSettings",
+    "ExpertReport",
     "ModelInfo",
     "RetryPolicy",
     "RouteExplanation",

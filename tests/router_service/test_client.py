@@ -30,7 +30,7 @@ from router_service.client import (
 )
 from router_service.http.app import create_app
 from router_service.http.schemas import ChatRequest, EnlistOptions, RouteRequest
-from router_service.types import AudioPart, Budget, ImagePart, Message, TextPart, ToolCall
+from router_service.types import AudioPart, Budget, ImagePart, Message, TextPart, ToolCall, Usage
 from tests.router_service.http.echo_engine import echo_engine
 from tests.router_service.http.fakes import FakeEngine, Script, failure, running_server
 
@@ -90,6 +90,12 @@ def test_ask_gives_the_answer_and_how_it_came_about(client):
     assert response.recruits[0].p_correct == 0.6
     assert response.request_id.startswith("req-")
     assert response.overhead_ms > 0
+    assert (response.aggregator_asked, response.aggregator_usage, response.notes) == ("majority", Usage(), ())
+    assert response.calls_saved == 0
+    parrot, cuckoo = response.expert_reports
+    assert (parrot.expert_id, parrot.samples, parrot.p_correct, parrot.holds_answer) == ("parrot", 1, 0.6, True)
+    assert parrot.usage + cuckoo.usage == response.usage
+    assert parrot.latency_s >= 0
 
 
 async def test_ask_async(url):
@@ -199,10 +205,11 @@ def test_tool_calls_are_the_same_streamed_and_whole():
 
 
 def test_the_same_answer_streamed_and_whole():
-    with running_server(FakeEngine()) as running, RouterClient(running.url) as client:
+    with running_server(FakeEngine(Script(notes=("cut",)))) as running, RouterClient(running.url) as client:
         whole = client.ask(QUESTION, user="u")
         with client.stream(QUESTION, user="u") as stream:
             list(stream)
+    assert whole.notes == ("cut",)
     per_call = ("query_id", "request_id", "overhead_ms", "annotation", "completions")
     kept = [name for name in whole.__dataclass_fields__ if name not in per_call]
     assert [getattr(whole, name) for name in kept] == [getattr(stream.response, name) for name in kept]
