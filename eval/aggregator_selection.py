@@ -1,169 +1,238 @@
-"""Finds the aggregator that best tells one right completion from two wrong ones (Symbolic-MoE's aggregator selection).
+"""Finds out which aggregator pays for which questions: beside votes over as many calls, on recorded completions.
 
-Each question of which at least one right and two wrong completions are on record becomes one trial: a right and two
-wrong ones, drawn and shuffled by the seed, are the panel that every candidate is given. Unlike the released code, the
-candidates are the aggregators that serve, so the prompt, the thoughts left out and the answer format are those of
-service; answers are graded as everywhere else; and a question with too few completions is left out, not filled up with
-empty ones. The task is hard on votes on purpose (the right answer is outvoted wherever the wrong ones agree), so what
-it shows is who can rescue a lone right answer, not how often that is needed.
+Every candidate is tried on two kinds of panels, by the very code and prompts that serve:
+
+- *natural* ones, the recorded completions that the configured recruiter would have asked for, each question judged by
+  what the others taught. They decide. A candidate that makes c calls of its own over a panel of k is compared with the
+  majority and the weighted vote over the k + c completions that recruiting would have given instead.
+- *synthetic* ones, one right completion and two wrong ones (Symbolic-MoE's aggregator selection). They show who can
+  rescue a lone right answer, not how often that is needed, and flatter LLMs: so they only screen. A candidate that asks
+  LLMs and is no better than the vote there is not tried further.
+
+Unlike the released code of Symbolic-MoE, thoughts are left out as in service, answers are graded as everywhere else,
+and a question with too few completions makes no synthetic panel, instead of one filled up with empty texts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from aggregators.selected import SELECTION_FORMAT, SELECTION_VERSION, Choice, read_choice
+from aggregators.base import CallingAggregator
+from aggregators.choices import (
+    OVERALL,
+    SELECTION_FORMAT,
+    SELECTION_VERSION,
+    Choice,
+    ChoiceTable,
+    read_choices,
+    read_selection,
+)
+from eval._selection_panels import NaturalPanels, Trial
+from eval._selection_tries import VOTES, Attempt, Attempts, EqualVotes, attempt_all
+from eval._selection_verdicts import (
+    ALPHA,
+    MIN_TRIALS,
+    CandidateEvidence,
+    CellEvidence,
+    decide,
+    sign_test,
+    wilson_interval,
+)
 from eval.aggregator_trials import draw_trials
-from eval.grading import grade
-from router_service.errors import ConfigError, RouterError, UnknownNameError
-from router_service.types import Ask, Completion, Panel, Question
+from experts_registry.artefact import Artefact
+from experts_registry.pool import Pool
+from router_service.config import EngineConfig
+from router_service.errors import ConfigError
+from router_service.files import write_atomically
+from router_service.types import Ask, Completion
 
-__all__ = ["AggregatorSelection", "CandidateResult", "select_aggregator", "sign_test", "wilson_interval"]
-
-MIN_TRIALS = 20
-"""With fewer trials no candidate is chosen over the vote."""
-
-ALPHA = 0.05
-"""The chance, over all candidates together, of choosing one that is no better than the vote."""
-
-_MAX_TRIALS_AT_ONCE = 64
-_MAJORITY = Choice(aggregator="majority")
+__all__ = [
+    "ALPHA",
+    "MIN_TRIALS",
+    "AggregatorSelection",
+    "CandidateEvidence",
+    "CellEvidence",
+    "Screening",
+    "SelectionJob",
+    "select_aggregator",
+    "sign_test",
+    "wilson_interval",
+]
 
 Progress = Callable[[int, int], None]
 """Called with the trials finished and the trials in all, over all candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateResult:
-    """How a candidate did: a grade per trial (0 or 1), in the order of the selection's `question_ids`.
+class SelectionJob:
+    """Whom to try on what: `completions` holds what was recorded, by question id; `config` says who recruits, how
+    many, and the seed."""
 
-    `p_value` is that of the sign test against the majority vote, None for the vote itself; `fallbacks` counts trials
-    in which another aggregator had to answer for it (a writer that failed).
-    """
+    pool: Pool
+    artefact: Artefact
+    completions: Mapping[str, Sequence[Completion]]
+    candidates: tuple[Choice, ...]
+    config: EngineConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screening:
+    """How a candidate did on the synthetic panels; one that is `screened_out` was tried no further."""
 
     choice: Choice
-    grades: tuple[float, ...]
-    p_value: float | None = None
-    fallbacks: int = 0
-
-    @property
-    def accuracy(self) -> float:
-        """The share of trials answered right; 0 without trials."""
-        return sum(self.grades) / len(self.grades) if self.grades else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy."""
-        return wilson_interval(sum(self.grades), len(self.grades))
+    n: int
+    accuracy: float
+    ci95: tuple[float, float]
+    own_calls: float
+    fallbacks: int
+    screened_out: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregatorSelection:
-    """Which aggregator was chosen, why, and how every candidate did."""
+    """Who was chosen for what, and all evidence. `trials` names each natural panel (question, category, kind, and how
+    many of its completions agree), `grades` and `own_calls` hold a value a trial for every candidate, by its name."""
 
-    chosen: Choice
-    reason: str
-    results: tuple[CandidateResult, ...]
-    question_ids: tuple[str, ...]
+    cells: tuple[CellEvidence, ...]
+    screenings: tuple[Screening, ...]
+    trials: tuple[Mapping[str, Any], ...]
+    grades: Mapping[str, tuple[float, ...]]
+    own_calls: Mapping[str, tuple[int, ...]]
+    recruiter: str
+    k: int
     seed: int = 0
+
+    @property
+    def table(self) -> ChoiceTable:
+        """The choices alone, as the aggregator `selected` looks them up."""
+        return ChoiceTable({cell.key: cell.chosen for cell in self.cells})
+
+    @property
+    def overall(self) -> CellEvidence:
+        """The evidence over all panels."""
+        return next(cell for cell in self.cells if cell.key == OVERALL)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The selection as JSON holds it."""
+        return {
+            "format": SELECTION_FORMAT,
+            "version": SELECTION_VERSION,
+            "recruiter": self.recruiter,
+            "k": self.k,
+            "seed": self.seed,
+            "cells": [_cell_document(cell) for cell in self.cells],
+            "screenings": [{**asdict(one), "choice": one.choice.document} for one in self.screenings],
+            "trials": list(self.trials),
+            "grades": dict(self.grades),
+            "own_calls": dict(self.own_calls),
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the selection as JSON, whole or not at all; the aggregator `selected` reads it."""
-        target = Path(path)
-        document = {
-            "format": SELECTION_FORMAT,
-            "version": SELECTION_VERSION,
-            "chosen": _choice_document(self.chosen),
-            "reason": self.reason,
-            "seed": self.seed,
-            "question_ids": list(self.question_ids),
-            "results": [_result_document(result) for result in self.results],
-        }
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        part.replace(target)
+        write_atomically(Path(path), json.dumps(self.document, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> AggregatorSelection:
         """Read a saved selection; raises `ConfigError` where the file is missing, broken or of another version."""
-        chosen = read_choice(path)
-        document = json.loads(Path(path).read_text("utf-8"))
+        read_choices(path)
+        document = read_selection(path)
         try:
             return cls(
-                chosen=chosen,
-                reason=document["reason"],
-                results=tuple(_result(result) for result in document["results"]),
-                question_ids=tuple(document["question_ids"]),
+                cells=tuple(_cell(cell) for cell in document["cells"]),
+                screenings=tuple(_screening(one) for one in document["screenings"]),
+                trials=tuple(document["trials"]),
+                grades={name: tuple(values) for name, values in document["grades"].items()},
+                own_calls={name: tuple(values) for name, values in document["own_calls"].items()},
+                recruiter=document["recruiter"],
+                k=document["k"],
                 seed=document["seed"],
             )
-        except (KeyError, TypeError) as broken:
+        except (KeyError, TypeError, AttributeError) as broken:
             raise ConfigError(
                 f"aggregator selection {str(path)!r} is incomplete ({broken!r}); make it again with "
                 f"`enlist aggregator select`"
             ) from broken
 
 
-async def select_aggregator(
-    questions: Sequence[Question],
-    completions: Mapping[str, Sequence[Completion]],
-    *,
-    candidates: Sequence[Choice],
-    ask: Ask,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> AggregatorSelection:
-    """Try the candidates, and the majority vote, on one-right-two-wrong panels; choose one, or keep to the vote.
+async def select_aggregator(job: SelectionJob, *, ask: Ask, progress: Progress | None = None) -> AggregatorSelection:
+    """Try the votes and the candidates, and choose for every category and kind of answer (`decide` says how).
 
-    `completions` holds what was recorded, by question id. A candidate is chosen where it has the highest accuracy of
-    those that beat the vote on the same panels by a one-sided exact sign test (McNemar's) at `ALPHA`, divided by the
-    number of candidates (Bonferroni). Below `MIN_TRIALS` trials the vote stays. A trial that fails is a wrong one; an
-    unknown aggregator or expert, or a broken set-up, raises.
+    `ask` pays for what candidates ask, over all of the artefact's questions. A trial that fails is a wrong one; an
+    unknown aggregator or expert, or a broken set-up, raises, before any call where it can be known.
     """
-    choices = tuple(dict.fromkeys((_MAJORITY, *candidates)))
+    choices = tuple(dict.fromkeys((*VOTES, *job.candidates)))
     for choice in choices:
         choice.create()  # an unknown name or option shows before any call is made
-    trials = draw_trials(questions, completions, seed=seed)
-    report = _counting(progress, len(trials) * len(choices))
-    results = [await _try(choice, trials, ask=ask, report=report) for choice in choices]
-    vote = results[0]
-    tested = [replace(result, p_value=sign_test(result.grades, vote.grades)) for result in results[1:]]
-    chosen, reason = _verdict(vote, tested)
+    panels = NaturalPanels(job.pool, job.artefact, job.completions, config=job.config)
+    synthetic = [
+        Trial(question=question, panel=panel)
+        for question, panel in draw_trials(
+            job.artefact.questions, job.completions, seed=job.config.seed, experts=job.pool.enabled
+        )
+    ]
+    natural = list((await panels.of_size(job.config.k)).values())
+    work = _Work(panels, ask=ask, report=_counting(progress, (len(synthetic) + len(natural)) * len(choices)))
+    screenings = await work.screened(choices, synthetic)
+    kept = [one.choice for one in screenings if not one.screened_out]
+    attempts = await work.compared(kept, natural, k=job.config.k)
     return AggregatorSelection(
-        chosen=chosen,
-        reason=reason,
-        results=(vote, *tested),
-        question_ids=tuple(question.id for question, _ in trials),
-        seed=seed,
+        cells=decide([trial.cell for trial in natural], [_is_disputed(trial) for trial in natural], attempts),
+        screenings=screenings,
+        trials=tuple(_trial_document(trial) for trial in natural),
+        grades={one.choice.name: tuple(a.grade for a in one.attempts) for one in attempts},
+        own_calls={one.choice.name: tuple(a.calls for a in one.attempts) for one in attempts},
+        recruiter=job.config.recruiter.name,
+        k=job.config.k,
+        seed=job.config.seed,
     )
 
 
-def wilson_interval(wins: float, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927), 95 % for the default z; (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, spread = wins / trials, z * z / trials
-    centre = rate + spread / 2
-    half = z * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+class _Work:
+    """Candidates put to trials, with one ask and one count of what is done."""
+
+    def __init__(self, panels: NaturalPanels, *, ask: Ask, report: Callable[[], None]) -> None:
+        self._panels = panels
+        self._ask = ask
+        self._report = report
+
+    async def screened(self, choices: Sequence[Choice], trials: Sequence[Trial]) -> tuple[Screening, ...]:
+        """Everybody on the synthetic panels."""
+        results = [(choice, await self._attempts(choice, trials)) for choice in choices]
+        vote = sum(attempt.grade for attempt in results[0][1])
+        return tuple(_screened(choice, attempts, vote=vote) for choice, attempts in results)
+
+    async def compared(self, choices: Sequence[Choice], trials: Sequence[Trial], *, k: int) -> list[Attempts]:
+        """These on the natural panels, beside the votes over as many calls."""
+        votes = EqualVotes(self._panels, k=k, ask=self._ask)
+        return [await votes.beside(choice, trials, await self._attempts(choice, trials)) for choice in choices]
+
+    async def _attempts(self, choice: Choice, trials: Sequence[Trial]) -> tuple[Attempt, ...]:
+        return await attempt_all(
+            choice,
+            trials,
+            made=lambda question_id: self._panels.taught(choice, question_id),
+            ask=self._ask,
+            report=self._report,
+        )
 
 
-def sign_test(grades: Sequence[float], others: Sequence[float]) -> float:
-    """One-sided exact p-value that `grades` are no better than `others` on the same trials (McNemar, exact).
-
-    Only trials in which the two differ count: P(X >= better) for X binomial with that many trials and p = 1/2.
-    """
-    better = sum(mine > other for mine, other in zip(grades, others, strict=True))
-    different = better + sum(mine < other for mine, other in zip(grades, others, strict=True))
-    return float(sum(math.comb(different, i) for i in range(better, different + 1)) / 2**different)
-
-
-# --- trying and judging --------------------------------------------------------------------------------------------
+def _screened(choice: Choice, attempts: Sequence[Attempt], *, vote: float) -> Screening:
+    right, n = sum(attempt.grade for attempt in attempts), len(attempts)
+    asks = isinstance(choice.create(), CallingAggregator) and any(attempt.calls for attempt in attempts)
+    return Screening(
+        choice=choice,
+        n=n,
+        accuracy=right / n if n else 0.0,
+        ci95=wilson_interval(right, n),
+        own_calls=sum(attempt.calls for attempt in attempts) / n if n else 0.0,
+        fallbacks=sum(attempt.fell_back for attempt in attempts),
+        screened_out=asks and n >= MIN_TRIALS and right <= vote,
+    )
 
 
 def _counting(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -178,82 +247,45 @@ def _counting(progress: Progress | None, total: int) -> Callable[[], None]:
     return report
 
 
-async def _try(
-    choice: Choice,
-    trials: Sequence[tuple[Question, Panel]],
-    *,
-    ask: Ask,
-    report: Callable[[], None],
-) -> CandidateResult:
-    aggregator = choice.create()
-    gate = asyncio.Semaphore(_MAX_TRIALS_AT_ONCE)
-
-    async def one(question: Question, panel: Panel) -> tuple[float, bool]:
-        async with gate:
-            try:
-                answer = await aggregator.aggregate(panel, ask=ask)
-            except (ConfigError, UnknownNameError):
-                raise
-            except RouterError:
-                return 0.0, False
-            finally:
-                report()
-        return grade(answer.extracted, question), answer.aggregator != choice.aggregator
-
-    outcomes = await asyncio.gather(*(one(question, panel) for question, panel in trials))
-    return CandidateResult(
-        choice=choice,
-        grades=tuple(correct for correct, _ in outcomes),
-        fallbacks=sum(fell_back for _, fell_back in outcomes) if choice.aggregator != "selected" else 0,
-    )
-
-
-def _verdict(vote: CandidateResult, tested: Sequence[CandidateResult]) -> tuple[Choice, str]:
-    trials = len(vote.grades)
-    if trials < MIN_TRIALS:
-        return _MAJORITY, (
-            f"only {trials} questions have one right and two wrong completions on record, {MIN_TRIALS} are needed"
-        )
-    level = ALPHA / max(1, len(tested))
-    better = [result for result in tested if result.p_value is not None and result.p_value <= level]
-    if not better:
-        return (
-            _MAJORITY,
-            f"no candidate beats the vote's {vote.accuracy:.3f} on {trials} trials (sign test, {level:.4f})",
-        )
-    best = max(better, key=lambda result: result.accuracy)
-    return best.choice, (
-        f"{best.choice.name} is right on {best.accuracy:.3f} of {trials} trials, the vote on {vote.accuracy:.3f} "
-        f"(sign test, p = {best.p_value:.2g})"
-    )
-
-
 # --- JSON ----------------------------------------------------------------------------------------------------------
 
 
-def _choice_document(choice: Choice) -> dict[str, str | None]:
-    return {"aggregator": choice.aggregator, "expert": choice.expert}
+def _is_disputed(trial: Trial) -> bool:
+    return len({(member.extracted or "").strip() for member in trial.panel.members}) > 1
 
 
-def _result_document(result: CandidateResult) -> dict[str, object]:
-    low, high = result.interval
+def _trial_document(trial: Trial) -> dict[str, Any]:
+    category, kind = trial.cell
     return {
-        **_choice_document(result.choice),
-        "accuracy": result.accuracy,
-        "ci95": [low, high],
-        "p_value": result.p_value,
-        "fallbacks": result.fallbacks,
-        "grades": list(result.grades),
+        "question": trial.question.id,
+        "category": category,
+        "kind": kind,
+        "experts": [member.expert_id for member in trial.panel.members],
+        "is_disputed": _is_disputed(trial),
     }
 
 
-def _result(document: Mapping[str, object]) -> CandidateResult:
-    expert, p_value, grades = document["expert"], document["p_value"], document["grades"]
-    if not isinstance(grades, list):
-        raise TypeError("grades must be a list")
-    return CandidateResult(
-        choice=Choice(aggregator=str(document["aggregator"]), expert=str(expert) if expert else None),
-        grades=tuple(float(value) for value in grades),
-        p_value=float(str(p_value)) if p_value is not None else None,
-        fallbacks=int(str(document["fallbacks"])),
+def _cell_document(cell: CellEvidence) -> dict[str, Any]:
+    candidates = [
+        {**asdict(one), "choice": one.choice.document, "p_value": one.p_value, "gain": one.gain}
+        for one in cell.candidates
+    ]
+    return {**asdict(cell), "chosen": cell.chosen.document, "candidates": candidates}
+
+
+def _cell(document: Mapping[str, Any]) -> CellEvidence:
+    candidates = tuple(
+        CandidateEvidence(
+            **{
+                **{name: value for name, value in one.items() if name not in ("p_value", "gain")},
+                "choice": Choice.of_document(one["choice"]),
+                "ci95": tuple(one["ci95"]),
+            }
+        )
+        for one in document["candidates"]
     )
+    return CellEvidence(**{**document, "chosen": Choice.of_document(document["chosen"]), "candidates": candidates})
+
+
+def _screening(document: Mapping[str, Any]) -> Screening:
+    return Screening(**{**document, "choice": Choice.of_document(document["choice"]), "ci95": tuple(document["ci95"])})

@@ -11,6 +11,7 @@ from aggregators.extract import extract
 from eval.grading import grade, question_query, task_format_of
 from router_service.types import (
     Completion,
+    Expert,
     Panel,
     Question,
     Recruit,
@@ -26,13 +27,18 @@ _WRONG_PER_TRIAL = 2
 
 
 def draw_trials(
-    questions: Sequence[Question], completions: Mapping[str, Sequence[Completion]], *, seed: int
+    questions: Sequence[Question],
+    completions: Mapping[str, Sequence[Completion]],
+    *,
+    seed: int,
+    experts: Sequence[Expert] = (),
 ) -> list[tuple[Question, Panel]]:
     """Each question that has the completions, with its panel of three, shuffled; the same for the same seed.
 
     `completions` holds what was recorded, by question id. The panel's P(correct) of an expert is its smoothed success
-    rate on the other questions.
+    rate on the other questions; `experts` are those whom an aggregator may ask.
     """
+    askable = {expert.id: expert for expert in experts}
     graded = {question.id: _graded(question, completions.get(question.id, ())) for question in questions}
     overall: dict[str, Tally] = {}
     for rows in graded.values():
@@ -43,7 +49,8 @@ def draw_trials(
         drawn = _draw(question, graded[question.id], seed=seed)
         if drawn is not None:
             elsewhere = _without(overall, graded[question.id])
-            trials.append((question, _panel(question, drawn, tallies=elsewhere, seed=seed)))
+            panel = _panel(question, drawn, tallies=elsewhere, seed=seed)
+            trials.append((question, replace(panel, experts=askable)))
     return trials
 
 
@@ -88,7 +95,7 @@ def _panel(question: Question, drawn: Sequence[Completion], *, tallies: Mapping[
     trial_seed = stable_seed(seed, question.id)
     return Panel(
         query=question_query(question, seed=trial_seed),
-        annotation=SkillAnnotation(query_id=question.id),
+        annotation=SkillAnnotation(query_id=question.id, category=question.category),
         decision=RouteDecision(query_id=question.id, recruits=recruits, recruiter="recorded", seed=trial_seed),
         completions=tuple(drawn),
     )

@@ -57,13 +57,21 @@ class ReusingBackend(Backend):
         await self._inner.aclose()
 
     def _recall(self, expert: Expert, assignment: Assignment, sample: int) -> Completion | None:
-        known = self._known.get(_key(expert, assignment, sample))
+        known = self._find(_key(expert, assignment, sample))
         return None if known is None else replace(known, query_id=assignment.query.id, sample=sample)
 
     def _learn(self, expert: Expert, assignment: Assignment, completion: Completion) -> None:
         self.asked += 1
         if completion.succeeded:
-            self._known[_key(expert, assignment, completion.sample)] = completion
+            self._keep(_key(expert, assignment, completion.sample), completion)
+
+    def _find(self, key: Hashable) -> Completion | None:
+        """What was said under this key."""
+        return self._known.get(key)
+
+    def _keep(self, key: Hashable, completion: Completion) -> None:
+        """Remember what was said."""
+        self._known[key] = completion
 
 
 def _key(expert: Expert, assignment: Assignment, sample: int) -> Hashable:

@@ -1,4 +1,4 @@
-"""The commands `profile` and `aggregator select`: what is learnt from graded answers before any question is routed."""
+"""The command `profile`: what is learnt from graded answers before any question is routed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from router_service._cli_output import print_json, print_lines, print_table
 from router_service._cli_progress import progress_bar
 
 if TYPE_CHECKING:
-    from aggregators.selected import Choice
-    from eval.aggregator_selection import AggregatorSelection
     from eval.profiling import ProfilingReport
     from eval.profiling_adaptive import AdaptiveReport
-    from experts_registry.artefact import Artefact
     from router_service.config import EngineConfig
     from router_service.engine import Engine
     from router_service.types import Question
     from skills.annotators.llm import Llm
 
-__all__ = ["ProfileOptions", "SelectOptions", "profile", "select"]
+__all__ = ["ProfileOptions", "profile"]
 
 _SKILL_SOURCES = ("recorded", "category")
 _QUESTIONS, _CONFIDENCE = 60, 0.9
@@ -186,81 +183,3 @@ def _print_report(report: ProfilingReport, options: ProfileOptions) -> None:
         print_table(f"Accuracy on {options.data.name if options.data else options.out}", columns, rows)
         print_lines(f"{options.out}: {report.n_new} new completions, {report.n_known} known before", style="dim")
     end_with_failures(report.failures)
-
-
-# --- aggregator select ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectOptions(EngineOptions):
-    """Which aggregators to try; the artefact must be one made by `enlist profile`."""
-
-    as_json: JsonOption = False
-
-    candidate: Annotated[
-        list[str] | None,
-        typer.Option(help="Aggregator, or aggregator:expert that writes; repeat it.", show_default=False),
-    ] = None
-
-
-def select(options: SelectOptions) -> None:
-    """Try aggregators on one-right-two-wrong panels and let `selected` use the best."""
-    from experts_registry.artefact import Artefact
-    from router_service.assembly import AGGREGATOR_SELECTION_FILE, asking_only
-    from router_service.errors import ConfigError
-
-    config = options.engine_config()
-    folder = config.artefact  # never the one shipped with a pool: what is found out here is written there
-    if folder is None:
-        raise ConfigError(
-            "aggregator select needs graded completions: --artefact DIR, made by `enlist profile --out DIR`"
-        )
-    artefact = Artefact.load(folder)
-
-    async def work(engine: Engine) -> AggregatorSelection:
-        from eval.aggregator_selection import select_aggregator
-        from eval.profiling_folder import recorded_completions
-        from router_service.dispatch.ask import BudgetedAsk
-        from router_service.dispatch.ledger import Ledger
-        from router_service.types import Budget
-
-        ledgers = {question.id: Ledger(Budget()) for question in artefact.questions}
-        candidates = _candidates(options, artefact)
-        for choice in candidates:
-            if choice.expert is not None:
-                engine.pool.expert(choice.expert)  # a misspelt writer shows before any call is paid for
-        with progress_bar("trials") as on_progress:
-            return await select_aggregator(
-                artefact.questions,
-                recorded_completions(folder, artefact.outcomes),
-                candidates=candidates,
-                ask=BudgetedAsk(engine.runner, ledgers),
-                seed=config.seed,
-                progress=on_progress,
-            )
-
-    selection = with_engine(asking_only(config), work)
-    selection.save(folder / AGGREGATOR_SELECTION_FILE)
-    _print_selection(selection, as_json=options.as_json)
-
-
-def _candidates(options: SelectOptions, artefact: Artefact) -> list[Choice]:
-    """As asked for; else the weighted vote, and synthesis by the expert that is best on the fit questions."""
-    from aggregators.selected import Choice
-
-    if options.candidate:
-        parts = [text.partition(":") for text in options.candidate]
-        return [Choice(aggregator=name, expert=expert or None) for name, _, expert in parts]
-    best = max(artefact.profiles.values(), key=lambda profile: profile.overall.rate())
-    return [Choice(aggregator="weighted"), Choice(aggregator="synthesise", expert=best.expert_id)]
-
-
-def _print_selection(selection: AggregatorSelection, *, as_json: bool) -> None:
-    rows = [[r.choice.name, r.accuracy, *r.interval, r.p_value, r.fallbacks] for r in selection.results]
-    columns = ["aggregator", "accuracy", "low", "high", "p", "fallbacks"]
-    if as_json:
-        results = [dict(zip(columns, row, strict=True)) for row in rows]
-        print_json({"chosen": selection.chosen.name, "reason": selection.reason, "results": results})
-        return
-    print_table(f"{len(selection.question_ids)} panels of one right and two wrong completions", columns, rows)
-    print_lines(f"chosen: {selection.chosen.name} ({selection.reason})")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from router_service import (
+    _cli_aggregator,
     _cli_ask,
     _cli_assert,
     _cli_batch,
@@ -73,11 +74,11 @@ eval_app.command("assert")(takes(_cli_assert.AssertOptions)(_cli_assert.assert_r
 eval_app.command()(takes(_cli_report.ReportOptions)(_cli_report.report))
 eval_app.command()(takes(_cli_harness.HarnessOptions)(_cli_harness.harness))
 recruiter_app.command()(takes(_cli_recruiter.FitOptions)(_cli_recruiter.fit))
-aggregator_app.command()(takes(_cli_profile.SelectOptions)(_cli_profile.select))
+aggregator_app.command()(takes(_cli_aggregator.SelectOptions)(_cli_aggregator.select))
+aggregator_app.command()(takes(_cli_aggregator.ShowOptions)(_cli_aggregator.show))
 
 
 @eval_app.callback()
-@aggregator_app.callback()
 @recruiter_app.callback()
 def _group() -> None:
     """Keeps a group with one command a group."""

@@ -1,22 +1,35 @@
-"""How the chosen aggregator is found, and what is said where it cannot be."""
+"""Which aggregator a panel is handed to, and what of it shows from outside: text kept, calls planned, early ends."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from aggregators.selected import SELECTION_FORMAT, Selected, read_choice
-from router_service.errors import ConfigError, UnknownNameError
-from tests.aggregators.panels import FakeAsk, panel, said
+from aggregators.base import CallingAggregator, LearnedAggregator
+from aggregators.choices import MAJORITY, OVERALL, SELECTION_FORMAT, SELECTION_VERSION, Choice
+from aggregators.majority import Majority
+from aggregators.selected import Selected
+from aggregators.synthesise import Synthesise
+from router_service.errors import ConfigError, NotFittedError, UnknownNameError
+from router_service.types import SkillAnnotation
+from tests.aggregators.panels import FakeAsk, lessons, panel, said
 
 MEMBERS = [said("ann", "A"), said("ben", "B"), said("cyd", "B")]
+WRITER = Choice(aggregator="synthesise", expert="ann", options=(("layers", "2"),))
 
 
-def write(tmp_path, **document):
+def of(category):
+    """The panel of three as one of this category."""
+    return replace(panel(MEMBERS), annotation=SkillAnnotation(query_id="q", category=category))
+
+
+def select(tmp_path, cells):
     path = tmp_path / "selection.json"
-    path.write_text(json.dumps(document), "utf-8")
-    return str(path)
+    document = [{"category": key[0], "kind": key[1], "chosen": chosen.document} for key, chosen in cells.items()]
+    path.write_text(json.dumps({"format": SELECTION_FORMAT, "version": SELECTION_VERSION, "cells": document}), "utf-8")
+    return Selected(path=str(path))
 
 
 async def test_without_a_choice_it_is_the_majority():
@@ -24,6 +37,7 @@ async def test_without_a_choice_it_is_the_majority():
     got = await selected.aggregate(panel(MEMBERS), ask=FakeAsk())
     assert (got.aggregator, got.extracted) == ("majority", "B")
     assert selected.keeps_text
+    assert selected.plan(panel(MEMBERS)) == ()
 
 
 async def test_the_choice_may_be_given_with_its_writer():
@@ -35,37 +49,52 @@ async def test_the_choice_may_be_given_with_its_writer():
     assert not selected.keeps_text
 
 
-async def test_the_choice_is_read_from_a_file(tmp_path):
-    path = write(tmp_path, format=SELECTION_FORMAT, version=1, chosen={"aggregator": "synthesise", "expert": "editor"})
-    assert read_choice(path).name == "synthesise:editor"
-    assert Selected(path=path).choice == read_choice(path)
+async def test_each_category_goes_to_its_own_choice(tmp_path):
+    selected = select(tmp_path, {OVERALL: MAJORITY, ("law", "choice"): WRITER})
+    ask = FakeAsk("The answer is (A)")
+    assert (await selected.aggregate(of("art"), ask=ask)).aggregator == "majority"
+    assert ask.calls == []
+    assert (await selected.aggregate(of("law"), ask=ask)).aggregator == "synthesise"
+    assert not selected.keeps_text
+
+
+async def test_it_plans_what_the_panels_own_choice_plans_and_comes_down_step_by_step(tmp_path):
+    selected = select(tmp_path, {OVERALL: MAJORITY, ("law", "choice"): WRITER})
+    assert isinstance(selected, CallingAggregator)
+    assert selected.plan(of("art")) == ()
+    assert selected.plan(of("law")) == Synthesise(expert="ann", layers=2).plan(of("law"))
+    once, calls = selected.degraded(), []
+    while isinstance(once, CallingAggregator):
+        assert once.plan(of("art")) == ()
+        calls.append(len(once.plan(of("law"))))
+        once = once.degraded()
+    assert calls == [1, 0]
+    assert isinstance(once, Majority)
+    assert len(selected.plan(of("law"))) == 4, "the steps down leave the aggregator itself as it was"
+
+
+def test_it_is_settled_where_the_panels_own_choice_is(tmp_path):
+    selected = select(tmp_path, {OVERALL: MAJORITY, ("law", "choice"): WRITER})
+    decided = replace(of("art"), completions=(said("ann", "A"), said("ben", "A")))
+    assert selected.is_settled(decided, ["cyd"])
+    assert not selected.is_settled(replace(decided, annotation=of("law").annotation), ["cyd"])
+
+
+async def test_choices_that_learn_are_taught(tmp_path):
+    selected = select(tmp_path, {OVERALL: Choice(aggregator="fuser"), (None, "number"): MAJORITY})
+    assert isinstance(selected, LearnedAggregator)
+    assert selected.needs_chances
+    with pytest.raises(NotFittedError):
+        await selected.aggregate(panel(MEMBERS), ask=FakeAsk())
+    got = await selected.fit(lessons()).aggregate(panel(MEMBERS), ask=FakeAsk())
+    assert got.aggregator == "fuser"
 
 
 def test_a_choice_made_outright_wins_over_a_file(tmp_path):
-    path = write(tmp_path, format=SELECTION_FORMAT, version=1, chosen={"aggregator": "synthesise", "expert": "editor"})
-    assert Selected(path=path, choice="weighted").choice.name == "weighted"
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"format": "other"}, "is no aggregator selection"),
-        ({"format": SELECTION_FORMAT, "version": 99}, "has version 99"),
-        ({"format": SELECTION_FORMAT, "version": 1}, "names no chosen aggregator"),
-        ({"format": SELECTION_FORMAT, "version": 1, "chosen": {"aggregator": "selected"}}, "cannot choose itself"),
-    ],
-)
-def test_a_file_that_is_no_selection_is_refused(tmp_path, document, message):
-    with pytest.raises(ConfigError, match=message):
-        Selected(path=write(tmp_path, **document))
-
-
-def test_a_missing_or_broken_file_is_named_with_the_next_step(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.json.*enlist aggregator select"):
-        Selected(path=str(tmp_path / "nowhere.json"))
-    (tmp_path / "broken.json").write_text("{", "utf-8")
-    with pytest.raises(ConfigError, match="is not JSON"):
-        Selected(path=str(tmp_path / "broken.json"))
+    made = select(tmp_path, {OVERALL: WRITER})
+    assert made.choice_for(of("art")) == WRITER
+    outright = Selected(path=str(tmp_path / "selection.json"), choice="weighted")
+    assert outright.choice_for(of("art")).name == "weighted"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +103,7 @@ def test_a_missing_or_broken_file_is_named_with_the_next_step(tmp_path):
         ({"expert": "ann"}, "name the `choice` too"),
         ({"choice": "selected"}, "cannot choose itself"),
         ({"choice": "majority", "expert": "ann"}, "'majority' has no option 'expert'"),
+        ({"choice": "synthesise:ann", "expert": "ben"}, "names an expert, and expert is 'ben'"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, message):

@@ -83,6 +83,7 @@ def test_the_help_names_every_command_without_loading_the_house(enlist):
         ("eval", "report"),
         ("eval", "assert"),
         ("aggregator", "select"),
+        ("aggregator", "show"),
     ],
 )
 def test_every_command_explains_itself(enlist, command):
@@ -315,7 +316,7 @@ def test_pool_check_names_who_cannot_be_used(enlist, work):
     assert [problem["expert_id"] for problem in json.loads(out)["problems"]] == ["odd"]
 
 
-# --- profile, aggregator select, eval replay -------------------------------------------------------------------------
+# --- profile, eval replay --------------------------------------------------------------------------------------------
 
 
 def test_profile_reports_failures_and_keeps_the_rest(enlist, work):
@@ -329,33 +330,6 @@ def test_profile_reports_failures_and_keeps_the_rest(enlist, work):
     code, out, _ = enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--expert", "four")
     assert code == 0
     assert "0 new completions, 24 known before" in out
-
-
-def test_what_was_profiled_is_used_to_choose_an_aggregator(enlist, work):
-    (work / "experts.yaml").write_text(
-        POOL + "  - {id: wise, model: mw, backend: echo, options: {reply: 'It is 4.'}}\n"
-    )
-    experts = [argument for name in ("four", "seven", "wise") for argument in ("--expert", name)]
-    assert enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, *experts)[0] == 0
-    candidates = ("--candidate", "weighted", "--candidate", "synthesise:wise")
-    code, out, err = enlist("aggregator", "select", *ENGINE, "--artefact", "art", "--json", *candidates)
-    selection = json.loads(out)
-    assert (code, err) == (0, "")
-    assert {result["aggregator"]: result["accuracy"] for result in selection["results"]}["synthesise:wise"] == 0.0
-    assert selection["chosen"] == "majority"
-    assert "needed" in selection["reason"]
-    assert (work / "art" / "aggregator.json").exists()
-    code, out, _ = enlist("ask", "2 + 2?", "--kind", "number", *GOOD, "--artefact", "art", "--aggregator", "selected")
-    assert code == 0
-
-
-def test_a_misspelt_writer_shows_before_any_trial(enlist, work):
-    assert enlist("profile", "--data", "fit.jsonl", "--out", "art", *ENGINE, "--expert", "four")[0] == 0
-    select = ("aggregator", "select", *ENGINE, "--artefact", "art")
-    code, _, err = enlist(*select, "--candidate", "weighted", "--candidate", "synthesise:sevne")
-    assert code == 2
-    assert "Did you mean 'seven'" in err
-    assert not (work / "art" / "aggregator.json").exists()
 
 
 def test_k_on_the_command_line_goes_before_the_recruiters_option_in_the_file(tmp_path):
