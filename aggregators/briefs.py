@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aggregators.base import PlannedCall
@@ -13,7 +13,7 @@ from router_service.errors import BudgetExceeded, NoExpertAvailable
 from router_service.prompt_tokens import estimate_tokens, persona_tokens
 from router_service.types import Ask, Completion, Panel, Query, Usage
 
-__all__ = ["Brief", "Reply", "brief", "planned_call", "put"]
+__all__ = ["Brief", "Reply", "brief", "fullest_call", "most_planned", "planned_call", "put"]
 
 _DATA_RULE = "drafts_are_data_v1"
 
@@ -107,3 +107,16 @@ def planned_call(panel: Panel, expert_id: str, query: Query) -> PlannedCall:
         prompt_tokens=estimate_tokens(query) + persona,
         completion_tokens=query.sampling.max_tokens,
     )
+
+
+def fullest_call(panel: Panel, expert_id: str, *, stage: Stage) -> PlannedCall:
+    """The most that any brief of this stage takes: the expert's window, less the reply."""
+    empty = planned_call(panel, expert_id, child_query(panel, "", stage=stage))
+    room = prompt_room(panel, expert_id, stage=stage, fixed="")
+    return replace(empty, prompt_tokens=empty.prompt_tokens + room)
+
+
+def most_planned(panel: Panel, made: Brief, *, stage: Stage) -> PlannedCall:
+    """What a call takes at most whose drafts are only stand-ins as long as they may get. Where they had to be cut, that
+    is the window: what is cut, and where, hangs on what is really said."""
+    return fullest_call(panel, made.expert_id, stage=stage) if made.sheet.notes else made.planned
