@@ -44,9 +44,10 @@ _THOUGHT_START = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 def extract(text: str, task_format: TaskFormat) -> str | None:
     """The answer in `text`, or None where none can be read; a choice comes back as its capital letter.
 
-    Thoughts are left out first: everything up to the last `</think>`, and from a `<think>` that is never closed.
+    Thoughts are left out first: everything up to the last `</think>`, and from a `<think>` that is never closed. So is
+    a discussion with oneself that ends with "Finish collaboration!" (Solo Performance Prompting).
     """
-    said = without_thoughts(text)
+    said = _after_collaboration(without_thoughts(text), task_format.kind)
     if not said:
         return None
     if task_format.kind in _SHORT_KINDS:
@@ -59,6 +60,21 @@ def without_thoughts(text: str) -> str:
     """What is left of `text` when reasoning blocks are taken out, stripped."""
     said = _THOUGHT_END.split(text)[-1]
     return _THOUGHT_START.split(said, maxsplit=1)[0].strip()
+
+
+_COLLABORATED = re.compile(
+    r"^[\W_]{0,8}finish(?:ed)?\s{1,3}collaboration\b[\s!.:*_]{0,12}", re.IGNORECASE | re.MULTILINE
+)
+_FINAL_LABEL = re.compile(r"[\s*_#]{0,8}final\s{1,3}answer[*_]{0,3}\s{0,3}:[*_]{0,3}", re.IGNORECASE)
+
+
+def _after_collaboration(said: str, kind: AnswerKind) -> str:
+    """What follows the last "Finish collaboration!", without the label "Final answer:" where that says nothing of where
+    in the text the answer stands; all where nothing follows."""
+    ends = list(_COLLABORATED.finditer(said))
+    rest = said[ends[-1].end() :] if ends else ""
+    label = _FINAL_LABEL.match(rest) if kind not in _SHORT_KINDS else None
+    return (rest[label.end() :] if label else rest).strip() or said
 
 
 def boxed(text: str) -> str | None:
@@ -145,12 +161,16 @@ _STATED = (
 _MARKED = re.compile(r"(?<![A-Za-z0-9(\\])\(?([A-Z])\)")
 _LEADING = re.compile(r"[\s*_\"'(\[]*([A-Za-z])[)\].:]")
 _CAPITAL = re.compile(r"(?<![A-Za-z0-9'’\\])([A-Z])(?![A-Za-z0-9'’])")
+_FINAL_LINE = re.compile(rf"^{_FINAL_LABEL.pattern}", re.IGNORECASE | re.MULTILINE)
 _PRONOUN_OR_ARTICLE = re.compile(r"[AI]\s+[a-z]")
 
 
 def _choice(text: str, task_format: TaskFormat) -> str | None:
     count = len(task_format.options) or _LETTERS_WITHOUT_OPTIONS
     in_range = {chr(ord("A") + i) for i in range(min(count, 26))}
+    final = list(_FINAL_LINE.finditer(text))
+    if final and (quoted := _quoted_option(text[final[-1].end() :].strip().split("\n", 1)[0], task_format.options)):
+        return quoted
     alone = _letter_alone(text)
     if alone in in_range:
         return alone

@@ -271,3 +271,38 @@ def test_a_text_that_repeats_itself_for_ever_is_read_in_linear_time(task_format,
 )
 def test_what_follows_the_first_stated_answer_is_cut_at_the_next_question(text, answer):
     assert extract(text, NUMBER) == answer
+
+
+SOLO = """Participants: a geographer; a sceptic
+
+Geographer: the answer is Rome.
+Sceptic: The answer is (A), you say? That was in 1861.
+Finish collaboration!
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "task_format", "answer"),
+    [
+        ("Final answer: Paris", CITIES, "B"),
+        ("**Final answer:** (D)", CITIES, "D"),
+        ("D", CITIES, "D"),
+        ("Final answer: 42 of the 50", NUMBER, "42"),
+        ("Paris.", LITERAL, "Paris"),
+        ("Final answer: Paris", LITERAL, "Paris"),
+        ("Final answer:\n```\nx = 1\n```", CODE, "x = 1"),
+        ("Final answer:\nIt is old.\n\nAnd large.", FREE, "It is old.\n\nAnd large."),
+        ("It is old.", FREE, "It is old."),
+        ("", FREE, SOLO.strip()),
+    ],
+)
+def test_a_discussion_with_oneself_is_left_out(ending, task_format, answer):
+    """Solo Performance Prompting: participants discuss, then "Finish collaboration!" and the final answer."""
+    assert extract(SOLO + ending, task_format) == answer
+
+
+def test_a_final_answer_in_an_options_words_goes_before_what_was_weighed():
+    assert extract("The answer is (A), no?\n\nFinal answer: New York.", CITIES) == "C"
+    assert extract("The answer is (A).\n\nFinal answer: I am sure of it.", CITIES) == "A"
+    assert extract("We finish collaboration here: the answer is (A)", CITIES) == "A"
