@@ -9,6 +9,7 @@ from aggregators.ballot import group_votes
 from aggregators.briefs import Reply
 from aggregators.equivalence import AnswerGroup
 from aggregators.extract import extract
+from aggregators.limits import within_limit
 from router_service.types import Answer, Completion, Panel, Usage
 
 __all__ = ["problem_of", "read", "written_answer"]
@@ -35,7 +36,9 @@ def problem_of(reply: Reply, panel: Panel) -> str | None:
 async def written_answer(
     panel: Panel, written: Completion, *, aggregator: str, usage: Usage, notes: Sequence[str] = ()
 ) -> Answer:
-    """The written text as the answer; its supporters are the members that hold it, or all of them where none does."""
+    """The written text as the answer, no longer than the query allows; its supporters are the members that hold it, or
+    all of them where none does."""
+    written = within_limit(written, panel.query)
     said = read(written, panel)
     agreeing = await _holders(panel, said)
     supporters = agreeing.supporters if agreeing else tuple(dict.fromkeys(m.expert_id for m in panel.members))
