@@ -9,25 +9,23 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from experts_registry.pool import Pool
-from router_service.assembly import build_engine
-from router_service.config import DispatchConfig, EngineConfig, PartConfig
-from router_service.http.base import EngineLike
-from router_service.http.server import DoorServer
-from router_service.http.settings import ServerSettings
-from router_service.types import Expert, ExpertLimits, Prices
-
-__all__ = ["Scene", "SceneExpert", "app_process", "config_of", "pool_of", "upstream_process"]
+__all__ = ["Scene", "SceneExpert", "app_process", "scene_config", "upstream_process"]
 
 _START_S = 60.0
 
@@ -52,77 +50,77 @@ class Scene:
     stops_early: bool = True
 
 
-def pool_of(scene: Scene, address: str) -> Pool:
-    """The scene's experts, behind the upstream; free, so that nobody counts money."""
-    ids = [expert.id for expert in scene.experts]
-    free = Prices(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
-    limits = ExpertLimits(max_concurrency=256)
-    return Pool(
-        name="bench of streaming",
-        experts=tuple(
-            Expert(id=i, model=i, backend="openai", address=address, prices=free, limits=limits) for i in ids
-        ),
-    )
-
-
-def config_of(scene: Scene) -> EngineConfig:
-    """Everybody is asked; nothing is annotated."""
+@contextmanager
+def scene_config(scene: Scene, address: str) -> Iterator[Path]:
+    """The configuration of an engine over the upstream, as a file: everybody is asked, nothing is annotated, and
+    nobody costs anything, so that no money is counted."""
     writes = scene.aggregator != "majority"
-    return EngineConfig(
-        annotator=PartConfig(name="blank"),
-        recruiter=PartConfig(name="all"),
-        aggregator=PartConfig(name=scene.aggregator, options={"expert": scene.experts[0].id} if writes else {}),
-        dispatch=DispatchConfig(stops_early=scene.stops_early),
-    )
+    aggregator = {"name": scene.aggregator, "options": {"expert": scene.experts[0].id} if writes else {}}
+    config = {
+        "pool": "pool.yaml",
+        "annotator": "blank",
+        "recruiter": "all",
+        "aggregator": aggregator,
+        "dispatch": {"stops_early": scene.stops_early},
+    }
+    free = {"input_usd_per_mtok": 0.0, "output_usd_per_mtok": 0.0}
+    entry = {"backend": "openai", "address": address, "prices": free, "limits": {"max_concurrency": 256}}
+    experts = [{"id": expert.id, "model": expert.id, **entry} for expert in scene.experts]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "pool.yaml").write_text(json.dumps({"experts": experts}), encoding="utf-8")
+        path = Path(folder, "config.yaml")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        yield path
 
 
 @contextmanager
 def upstream_process(scene: Scene) -> Iterator[str]:
     """The upstream in a process of its own; its address, `/stats` beside it says what became of the calls."""
-    with _process(_run_upstream, scene) as port:
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-@contextmanager
-def app_process(scene: Scene, address: str) -> Iterator[str]:
-    """The app under uvicorn in a process of its own; its address."""
-    with _process(_run_app, scene, address) as port:
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-@contextmanager
-def _process(target: Any, *arguments: object) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=target, args=(there, *arguments), daemon=True)
+    process = context.Process(target=_run_upstream, args=(there, scene), daemon=True)
     process.start()
     try:
         if not here.poll(_START_S):
-            raise TimeoutError(f"a process of the bench did not start within {_START_S:g} s")
-        yield here.recv()
+            raise TimeoutError(f"the upstream of the bench did not start within {_START_S:g} s")
+        yield f"http://127.0.0.1:{here.recv()}/v1"
     finally:
         process.terminate()
         process.join()
 
 
-# --- the app -------------------------------------------------------------------------------------------------------
+@contextmanager
+def app_process(scene: Scene, address: str) -> Iterator[str]:
+    """The app in a process of its own, as `enlist serve` runs it; its address."""
+    port = _free_port()
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ENLIST_")}
+    door = {"ENLIST_LOG_LEVEL": "critical", "ENLIST_SHUTDOWN_GRACE_S": "0.5"}
+    command = [sys.executable, "-m", "router_service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with scene_config(scene, address) as config:
+        process = subprocess.Popen([*command, "--config", str(config)], env=others | door)
+        try:
+            _await_ready(process, f"http://127.0.0.1:{port}/health/readiness")
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait()
 
 
-class _Announced(DoorServer):
-    """Says its port once it listens."""
-
-    def __init__(self, engine: EngineLike, connection: Connection) -> None:
-        super().__init__(engine, ServerSettings(port=0, log_level="critical", shutdown_grace_s=0.5))
-        self._connection = connection
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._connection.send(self.port)
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
-def _run_app(connection: Connection, scene: Scene, address: str) -> None:
-    engine = build_engine(config_of(scene), pool=pool_of(scene, address))
-    _Announced(engine, connection).run()
+def _await_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=1) as response:
+            if response.status == 200:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"the app of the bench did not start within {_START_S:g} s (exit code {process.poll()})")
 
 
 # --- the upstream --------------------------------------------------------------------------------------------------

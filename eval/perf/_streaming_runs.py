@@ -14,16 +14,10 @@ from typing import Any, TypeVar
 import aiohttp
 import numpy as np
 
-from eval.perf._streaming_hosts import (
-    Scene,
-    SceneExpert,
-    app_process,
-    config_of,
-    pool_of,
-    upstream_process,
-)
+from eval.perf._streaming_hosts import Scene, SceneExpert, app_process, scene_config, upstream_process
 from eval.perf.timing import machine, today
 from router_service.assembly import build_engine
+from router_service.config import load_config
 from router_service.types import RouteControls, RouteResponse, user_query
 
 __all__ = ["Aim", "StreamingBench", "StreamingReport", "measure"]
@@ -251,7 +245,8 @@ async def _votes(
     scene: Scene, address: str, *, bench: StreamingBench, waits_for_all: bool
 ) -> tuple[list[_Vote], dict[str, int]]:
     """The votes, and what the upstream says became of the straggler's calls once none of them is open any more."""
-    engine = build_engine(config_of(scene), pool=pool_of(scene, address))
+    with scene_config(scene, address) as path:
+        engine = build_engine(load_config(path))
 
     async def vote(number: int) -> _Vote:
         query = replace(user_query(f"q{number}", "How many?"), controls=RouteControls(waits_for_all=waits_for_all))
