@@ -55,8 +55,7 @@ async def contract_members(panel: Panel) -> Panel:
     Where none does, those whose JSON or arguments can be mended by rule are mended, and the others count as failed;
     where none can, all vote as they are. Every member's text ends before a stop sequence.
     """
-    has_calls = any(member.tool_calls for member in panel.members)
-    if not (binds(panel.query) or has_calls or panel.query.sampling.stop):
+    if not _is_bound(panel):
         return panel
     return await asyncio.to_thread(_admitted, panel, demands_of(panel.query))
 
@@ -67,6 +66,8 @@ async def hold_to_contract(answer: Answer, panel: Panel, *, ask: Ask, shown: str
     `shown` is what the caller has read of it already: that much is left as it is. Raises `AnswerInvalid` where neither
     rules, nor the vote of the members, nor (for JSON) one call to have it written anew gives what is demanded.
     """
+    if not _is_bound(panel) and not answer.tool_calls:
+        return answer
     demands = demands_of(panel.query)
     kept, wrong = await asyncio.to_thread(_kept, answer, panel, demands)
     why = wrong
@@ -81,6 +82,12 @@ async def hold_to_contract(answer: Answer, panel: Panel, *, ask: Ask, shown: str
             "recruit other experts, or demand less"
         )
     return _counted(_stopped(kept, demands, shown=shown), panel)
+
+
+def _is_bound(panel: Panel) -> bool:
+    """Whether there is anything to look at: demands, stop sequences, tool calls."""
+    has_calls = any(member.tool_calls for member in panel.members)
+    return binds(panel.query) or has_calls or bool(panel.query.sampling.stop)
 
 
 # --- members -------------------------------------------------------------------------------------------------------
