@@ -57,7 +57,9 @@ class DatasetBench:
         self.dataset = dataset
         self.plan = plan
         self.judged = dataset.split(plan.split)
-        self.backend = BACKENDS.create("replay", {"data_dir": str(dataset.folder)})
+        self.backend = BACKENDS.create(
+            "replay", {"data_dir": str(dataset.folder), "uses_responses": plan.uses_responses}
+        )
         self._annotator: Annotator | None = None
 
     @cached_property

@@ -60,6 +60,8 @@ class ReplayPlan:
     """Splits to learn from; a dataset that lacks one of several is fitted on the others."""
     split: str = "test"
     """The split that is judged."""
+    uses_responses: bool = False
+    """Whether experts are replayed with their full texts, where these are recorded: for aggregators that read them."""
     has_shuffled_control: bool = False
     """Whether every strategy is also fitted on shuffled grades, which must cost it all but the knowledge of who is
     strong."""

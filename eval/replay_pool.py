@@ -235,4 +235,5 @@ class PoolRun:
             "fit_on": plan.fitted_splits(self._bench.dataset),
             "split": plan.split,
             "embedder": plan.embedder,
+            "uses_responses": plan.uses_responses,
         }
