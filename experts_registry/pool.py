@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from experts_registry.litellm_pool import from_model_list, is_model_list
+from experts_registry.personas import virtual_experts
 from experts_registry.pool_schema import DefaultsEntry, ExpertEntry, PoolFile, to_expert
 from router_service.config import bare_reference, expand_environment, parse_model, read_yaml
 from router_service.errors import ConfigError, UnknownNameError, nearest_name
 from router_service.types import Expert
 
-__all__ = ["Pool", "built_in_pools", "load_pool", "parse_pool"]
+__all__ = ["Pool", "built_in_pools", "load_pool", "parse_pool", "pool_path"]
 
 _FILE = "pool.yaml"
 _LITERAL_KEY_LENGTH = 16
@@ -65,7 +66,7 @@ def load_pool(ref: str | Path) -> Pool:
 
     Raises `ConfigError` where there is neither, or with every problem of the file at once.
     """
-    path = _pool_path(ref)
+    path = pool_path(ref)
     data = read_yaml(path)
     name = path.resolve().parent.name if path.name == _FILE else path.stem
     try:
@@ -86,22 +87,29 @@ def parse_pool(data: Any, name: str, base_dir: Path) -> Pool:
         data, warnings = from_model_list(data)
     file = parse_model(PoolFile, data, f"pool {name!r}")
     parse_model(DefaultsEntry, _expandable(file.defaults), f"'defaults' of pool {name!r}")
-    problems = _duplicates(file.experts)
-    experts = []
+    problems: list[str] = []
+    experts: list[Expert] = []
+    virtual_ids: list[str] = []
     for position, raw in enumerate(file.experts):
         entry = _merged(file.defaults, raw)
         label = f"expert {entry['id']!r}" if "id" in entry else f"expert number {position + 1}"
         warnings += _literal_key(entry, label)
         try:
-            experts.append(to_expert(parse_model(ExpertEntry, _expanded(entry), label), base_dir))
+            parsed = parse_model(ExpertEntry, _expanded(entry), label)
+            expert = to_expert(parsed, base_dir)
+            voices = virtual_experts(expert, parsed.personas)
+            virtual_ids += [voice.id for voice in voices]
+            experts += [expert, *voices]
         except ConfigError as problem:
             problems.append(problem.message if problem.message.startswith(label) else f"{label}: {problem.message}")
+    problems = _duplicates(file.experts, virtual_ids) + problems
     if problems:
         raise ConfigError(f"pool {name!r} is not usable:\n" + "\n".join(problems))
     return Pool(name=file.name or name, experts=tuple(experts), warnings=tuple(warnings))
 
 
-def _pool_path(ref: str | Path) -> Path:
+def pool_path(ref: str | Path) -> Path:
+    """The file of the pool that `ref` names; raises `ConfigError` where there is none."""
     given = Path(ref)
     built_in = Path(__file__).parent / given / _FILE
     if isinstance(ref, str) and ref in built_in_pools():
@@ -164,6 +172,10 @@ def _literal_key(entry: Mapping[str, Any], label: str) -> list[str]:
     return [f"{label}: api_key is written out in the file; keep it in the environment: api_key: os.environ/NAME"]
 
 
-def _duplicates(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    counts = Counter(entry["id"] for entry in entries if isinstance(entry.get("id"), str))
-    return [f"expert {name!r} is listed {n} times; ids are unique" for name, n in counts.items() if n > 1]
+def _duplicates(entries: Sequence[Mapping[str, Any]], virtual_ids: Sequence[str]) -> list[str]:
+    """Ids that occur twice: those that are written, and those that personas give."""
+    written = Counter(entry["id"] for entry in entries if isinstance(entry.get("id"), str))
+    problems = [f"expert {name!r} is listed {n} times; ids are unique" for name, n in written.items() if n > 1]
+    given = Counter(virtual_ids)
+    clashing = [name for name, n in given.items() if n > 1 or name in written]
+    return problems + [f"expert {name!r} is also the id of a persona; rename one of them" for name in clashing]

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from experts_registry.personas import persona_problem, persona_text
 from router_service.config import StrictModel
 from router_service.types import Expert, ExpertLimits, Prices, Sampling, Secret
 
@@ -112,7 +113,9 @@ class DefaultsEntry(StrictModel):
     adapter: str | None = Field(default=None, min_length=1)
     """LoRA adapter folder; a relative path is the pool file's."""
     persona: str | None = None
-    """System prompt: a model with a persona is an expert of its own."""
+    """System prompt: a model with a persona is an expert of its own. `builtin:NAME` is a text of the package."""
+    personas: dict[str, str] = Field(default_factory=dict)
+    """System prompts by name, each a further expert `ID.NAME` beside this one, which stays without."""
     description: str | None = None
     """What it is good at, in words."""
     sampling: SamplingEntry = SamplingEntry()
@@ -123,6 +126,26 @@ class DefaultsEntry(StrictModel):
     """What only its backend understands."""
     enabled: bool = True
     """False keeps the entry and never recruits it."""
+
+    @field_validator("persona")
+    @classmethod
+    def _persona_is_known(cls, value: str | None) -> str | None:
+        return persona_text(value) if value else value
+
+    @field_validator("personas")
+    @classmethod
+    def _personas_have_names_and_texts(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if value and info.data.get("persona"):
+            raise ValueError(
+                "stands beside persona: an entry with personas is also an expert without one; name that persona here "
+                "too, and leave persona out (persona: null where it comes from defaults)"
+            )
+        for name, text in value.items():
+            if (problem := persona_problem(name)) is not None:
+                raise ValueError(f"{name!r} {problem}")
+            if not text.strip():
+                raise ValueError(f"{name!r} is empty; write a system text, or leave the persona out")
+        return {name: persona_text(text) for name, text in value.items()}
 
     @field_validator("modalities")
     @classmethod

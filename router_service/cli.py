@@ -16,6 +16,7 @@ from router_service import (
     _cli_demo,
     _cli_harness,
     _cli_jobs,
+    _cli_personas,
     _cli_pool,
     _cli_profile,
     _cli_recruiter,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 route_app = typer.Typer(cls=CommandGroup, help="Show who would be asked, and why; or decide logged questions again.")
 jobs_app = typer.Typer(help="Look at batches in a job store, stop them, forget them.", no_args_is_help=True)
-pool_app = typer.Typer(help="Look at a pool of experts.", no_args_is_help=True)
+pool_app = typer.Typer(help="Look at a pool of experts, or give them personas.", no_args_is_help=True)
 eval_app = typer.Typer(help="Measure strategies.", no_args_is_help=True)
 recruiter_app = typer.Typer(help="Prepare who chooses the experts.", no_args_is_help=True)
 aggregator_app = typer.Typer(help="Choose how completions become one answer.", no_args_is_help=True)
@@ -68,6 +69,7 @@ app.add_typer(aggregator_app, name="aggregator")
 app.add_typer(recruiter_app, name="recruiter")
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.check))
 pool_app.command()(takes(_cli_pool.PoolOptions)(_cli_pool.show))
+pool_app.command("personas")(takes(_cli_personas.PersonasOptions)(_cli_personas.write_personas))
 eval_app.command()(takes(_cli_replay.ReplayOptions)(_cli_replay.replay))
 eval_app.command()(takes(_cli_convert.ConvertOptions)(_cli_convert.convert))
 eval_app.command("assert")(takes(_cli_assert.AssertOptions)(_cli_assert.assert_routes))
