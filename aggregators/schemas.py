@@ -12,6 +12,7 @@ import contextvars
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -40,7 +41,7 @@ _DIALECTS = {
 }
 _NO_PATTERNS_BESIDE = "unevaluatedProperties"
 
-Keyword = Callable[[Any, Any, Any, Any], Any]
+Keyword = Callable[..., Any]
 """What jsonschema calls for a keyword: (validator, the keyword's value, the instance, the schema) -> errors."""
 
 
@@ -213,20 +214,36 @@ def _bounded(name: str) -> Any:
     import jsonschema
 
     draft = getattr(jsonschema, name)
-    replaced: dict[str, Keyword] = {
+    ours = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
+    replaced = {keyword: _placed(check) for keyword, check in ours.items()}
     keywords = {keyword: _counted(check) for keyword, check in {**draft.VALIDATORS, **replaced}.items()}
     return jsonschema.validators.extend(draft, validators=keywords)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a keyword is checked, in the order in which the library says it."""
+
+    validator: Any
+    value: Any
+    instance: Any
+    schema: Any
+
+
+def _placed(check: Callable[[_Place], Iterator[Any]]) -> Keyword:
+    return lambda *given: check(_Place(*given))
+
+
 def _counted(check: Keyword) -> Keyword:
-    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    def counted(*given: Any) -> Iterator[Any]:
+        _, value, *_ = given
         _spend(1 + (len(value) if isinstance(value, list | dict) else 0))
-        yield from check(validator, value, instance, schema) or ()
+        yield from check(*given) or ()
 
     return counted
 
@@ -238,37 +255,37 @@ def _spend(steps: int) -> None:
         raise _TooMuchWork(f"schema and answer together take more than {MAX_STEPS} steps")
 
 
-def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "string") and not _matches(pattern, instance):
-        yield _error(f"{_short(repr(instance))} does not match {pattern!r}")
+def _pattern(at: _Place) -> Iterator[Any]:
+    if at.validator.is_type(at.instance, "string") and not _matches(at.value, at.instance):
+        yield _error(f"{_short(repr(at.instance))} does not match {at.value!r}")
 
 
-def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if not validator.is_type(instance, "object"):
+def _pattern_properties(at: _Place) -> Iterator[Any]:
+    if not at.validator.is_type(at.instance, "object"):
         return
-    for pattern, subschema in patterns.items():
-        for name, value in instance.items():
+    for pattern, subschema in at.value.items():
+        for name, value in at.instance.items():
             if _matches(pattern, name):
-                yield from validator.descend(value, subschema, path=name, schema_path=pattern)
+                yield from at.validator.descend(value, subschema, path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if not validator.is_type(instance, "object"):
+def _additional_properties(at: _Place) -> Iterator[Any]:
+    if not at.validator.is_type(at.instance, "object"):
         return
-    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    extra = [name for name in instance if name not in known and not any(_matches(p, name) for p in patterns)]
-    if validator.is_type(allowed, "object"):
+    known, patterns = at.schema.get("properties", {}), at.schema.get("patternProperties", {})
+    extra = [name for name in at.instance if name not in known and not any(_matches(p, name) for p in patterns)]
+    if at.validator.is_type(at.value, "object"):
         for name in extra:
-            yield from validator.descend(instance[name], allowed, path=name)
-    elif not allowed and extra:
+            yield from at.validator.descend(at.instance[name], at.value, path=name)
+    elif not at.value and extra:
         yield _error(f"additional properties are not allowed, and there are {_short(', '.join(map(repr, extra)))}")
 
 
-def _unique_items(validator: Any, is_wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if is_wanted and validator.is_type(instance, "array"):
-        _spend(len(instance))
-        keys = {canonical(json.dumps(item), AnswerKind.JSON) for item in instance}
-        if len(keys) < len(instance):
+def _unique_items(at: _Place) -> Iterator[Any]:
+    if at.value and at.validator.is_type(at.instance, "array"):
+        _spend(len(at.instance))
+        keys = {canonical(json.dumps(item), AnswerKind.JSON) for item in at.instance}
+        if len(keys) < len(at.instance):
             yield _error("the items are not unique")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aggregators.equivalence import canonical
-from router_service.types import Answer, AnswerKind, Completion, RouteDecision, ToolCall, Usage
+from router_service.types import Answer, AnswerKind, Completion, RouteDecision, Usage
 
 __all__ = ["expert_reports", "spent"]
 
@@ -84,11 +84,10 @@ def _holds(
     if completion.expert_id not in answer.supporters or not answer.agreement:
         return False
     rivals = [other for other in own if other.succeeded]
-    said = _key(completion.extracted, completion.text, completion.tool_calls, kind)
-    return len(rivals) == 1 or said == _key(answer.extracted, answer.text, answer.tool_calls, kind)
+    return len(rivals) == 1 or _key(completion, kind) == _key(answer, kind)
 
 
-def _key(extracted: str | None, text: str, calls: Sequence[ToolCall], kind: AnswerKind) -> object:
-    if calls:
-        return [(call.name, canonical(call.arguments, AnswerKind.JSON)) for call in calls]
-    return canonical(extracted if extracted is not None else text, kind)
+def _key(said: Completion | Answer, kind: AnswerKind) -> object:
+    if said.tool_calls:
+        return [(call.name, canonical(call.arguments, AnswerKind.JSON)) for call in said.tool_calls]
+    return canonical(said.extracted if said.extracted is not None else said.text, kind)

@@ -107,6 +107,17 @@ def test_ask_prints_the_answer_and_who_gave_it(enlist, work):
     assert who.startswith("four, seven, broken · all + majority · 50% agree · cost unknown")
 
 
+def test_ask_says_what_else_there_is_to_know_of_the_answer(enlist, work):
+    code, out, _ = enlist(
+        "ask", "2 + 2?", "--kind", "number", *ENGINE, "--aggregator", "synthesise", "--max-completions", "3"
+    )
+    assert code == 0
+    answer, who, *notes = out.splitlines()
+    assert (answer, "majority" in who) == ("The answer is 4.", True)
+    assert notes and all(note.startswith("note: ") for note in notes)
+    assert "synthesise was not affordable" in out
+
+
 def test_ask_as_json_is_one_document_with_everything(enlist, work):
     code, out, _ = enlist("ask", "2 + 2?", "--kind", "number", "--json", *ENGINE)
     response = json.loads(out)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
+from dataclasses import replace
 
 import httpx
 import openai
+import pydantic
 import pytest
 
 from experts_registry.pool import Pool
 from router_service.assembly import build_engine
 from router_service.config import EngineConfig, PartConfig
 from router_service.recruit.base import RECRUITERS
+from router_service.types import ToolCall
 from tests.router_service.http.echo_engine import echo, echo_engine
 from tests.router_service.http.fakes import running_server
+from tests.router_service.parts import FakeBackend, completion, engine_of
 
 ASK = [{"role": "user", "content": "What is 6 * 7?"}]
 
@@ -126,6 +131,124 @@ def test_headers(client):
     assert raw.headers["x-request-id"] == "mine-1"
     assert "store" in raw.headers["x-enlist-warnings"]
     assert raw.parse()._request_id == "mine-1"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "integer"}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
+AS_JSON = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": SCHEMA}}
+
+
+class Reply(pydantic.BaseModel):
+    """What the official client's `parse` makes a schema of."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    answer: int
+
+
+@contextlib.contextmanager
+def client_of(**replies):
+    """A client of a service whose experts say these things."""
+    experts = [echo(name, reply=text.replace("{", "{{").replace("}", "}}")) for name, text in replies.items()]
+    pool = Pool(name="echoes", experts=tuple(experts))
+    parts = {name: PartConfig(name=part) for name, part in (("annotator", "blank"), ("recruiter", "all"))}
+    engine = build_engine(EngineConfig(**parts, aggregator=PartConfig(name="majority")), pool=pool)
+    with (
+        running_server(engine) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        yield client
+
+
+def test_json_is_what_the_schema_says_and_the_report_says_how():
+    said = {"ada": 'It is\n```json\n{"answer": 42}\n```', "bob": '{"answer": 42}', "cyd": '{"answer": "forty-two"}'}
+    with client_of(**said) as client:
+        reply = client.chat.completions.create(model="auto", messages=ASK, response_format=AS_JSON)
+        parsed = client.chat.completions.parse(model="auto", messages=ASK, response_format=Reply)
+    assert json.loads(reply.choices[0].message.content) == {"answer": 42}
+    assert parsed.choices[0].message.parsed == Reply(answer=42)
+    assert reply.enlist["supporters"] == ["ada", "bob"]
+    assert reply.enlist["agreement"] == pytest.approx(2 / 3)
+    assert [expert["holds_answer"] for expert in reply.enlist["experts"]] == [True, True, False]
+    assert "cyd: at $.answer" in reply.enlist["notes"][0]
+
+
+def test_streamed_json_comes_in_one_piece_when_it_was_checked():
+    with client_of(ada='Sure: {"answer": 42,}') as client:
+        for model in ("auto", "ada"):
+            with client.chat.completions.create(
+                model=model, messages=ASK, response_format=AS_JSON, stream=True
+            ) as stream:
+                chunks = list(stream)
+            pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
+            assert [json.loads(piece) for piece in pieces] == [{"answer": 42}]
+            assert "mended" in chunks[-1].enlist["notes"][-1]
+
+
+def test_json_that_cannot_be_had_is_an_error_streamed_or_not():
+    with client_of(ada="I do not do JSON.") as client:
+        with pytest.raises(openai.InternalServerError, match="holds no JSON value") as raised:
+            client.chat.completions.create(model="auto", messages=ASK, response_format=AS_JSON)
+        assert (raised.value.status_code, raised.value.code) == (502, "answer_invalid")
+        assert raised.value.response.headers["x-should-retry"] == "false"
+        stream = client.chat.completions.create(model="auto", messages=ASK, response_format=AS_JSON, stream=True)
+        with stream, pytest.raises(openai.APIError) as raised:
+            list(stream)
+        assert raised.value.code == "answer_invalid"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_cannot_be_held_to_is_a_bad_request(client, stream):
+    bad = {"type": "json_schema", "json_schema": {"name": "reply", "schema": {"$ref": "https://example.org/s"}}}
+    with pytest.raises(openai.BadRequestError, match="nothing is fetched") as raised:
+        client.chat.completions.create(model="auto", messages=ASK, response_format=bad, stream=stream)
+    assert raised.value.param == "response_format.json_schema.schema"
+
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
+
+
+class Caller(FakeBackend):
+    """Proposes the call of each expert, or says its text."""
+
+    def __init__(self, **said):
+        super().__init__(reply=self._reply)
+        self.said = said
+
+    def _reply(self, expert, assignment, sample):
+        said = self.said[expert.id]
+        whole = completion(expert, assignment, sample, "" if isinstance(said, ToolCall) else said)
+        calls = (said,) if isinstance(said, ToolCall) else ()
+        return replace(whole, tool_calls=calls, finish_reason="tool_calls" if calls else "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_call_that_fits_comes_out_whole(stream):
+    proposals = [
+        ToolCall(id=f"c{n}", name="add", arguments=text) for n, text in enumerate(['{"answer": 1}', '{"answer":1}'])
+    ]
+    backend = Caller(a=ToolCall(id="x", name="ad", arguments="{}"), b=proposals[0], c=proposals[1], d="Let me see.")
+    with (
+        running_server(engine_of(backend, ids=tuple(backend.said))) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        asked = {"model": "auto", "messages": ASK, "tools": [TOOL], "tool_choice": "required"}
+        if stream:
+            with client.chat.completions.stream(**asked) as events:
+                deltas = [e.chunk.choices[0].delta for e in events if e.type == "chunk"]
+                reply = events.get_final_completion()
+            assert len([delta for delta in deltas if delta.tool_calls]) == 1
+        else:
+            reply = client.chat.completions.create(**asked)
+    [call] = reply.choices[0].message.tool_calls
+    assert (call.id, call.function.name, json.loads(call.function.arguments)) == ("c0", "add", {"answer": 1})
+    assert reply.choices[0].finish_reason == "tool_calls"
+    if not stream:
+        assert reply.enlist["supporters"] == ["b", "c"]
+        assert reply.enlist["notes"][0].startswith("2 of 4 members did not vote: a: it calls 'ad'")
 
 
 def test_models(client):
