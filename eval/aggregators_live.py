@@ -25,6 +25,7 @@ from aggregators.choices import Choice
 from eval.kept_calls import KeptCalls, keeping
 from eval.live_panels import LivePanels
 from eval.live_rows import VOTES, LiveRow, LiveTable
+from eval.live_selection import select_live
 from eval.progress import progress_bar
 from experts_registry.artefact import Artefact
 from experts_registry.local.tasks import TASKS, Split, generate
@@ -39,6 +40,7 @@ __all__ = ["LiveSettings", "default_choices", "live_questions", "main", "measure
 
 _POOL = "local"
 _CALLS_FILE = "calls.jsonl"
+_SELECTION_FILE = "aggregator.json"
 _COLUMNS = (
     ("aggregator", 24), ("accuracy", 8), ("95 %", 13), ("calls", 5), ("disputed", 8), ("vs majority, same drafts", 24),
     ("vs majority, equal calls", 24), ("fell back", 9), ("model s", 7),
@@ -56,6 +58,8 @@ class LiveSettings:
     writer: str = "generalist"
     seed: int = 0
     choices: tuple[Choice, ...] = ()
+    selection: Path | None = None
+    """Where the selection among `choices` is written, made on fit questions; `selected` then runs by it. None: no."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         writer=given.writer,
         seed=given.seed,
         choices=tuple(Choice.parse(text) for text in given.aggregator or ()),
+        selection=given.out / _SELECTION_FILE if given.select else None,
     )
     from router_service.backends.transformers import Transformers
 
@@ -93,14 +98,25 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="NAME[:EXPERT][,OPTION=VALUE ...]; repeat it; all that ask LLMs where none is named",
     )
+    parser.add_argument(
+        "--select", action="store_true", help="choose among them on fit questions, and run `selected` by that as well"
+    )
     return parser
 
 
 async def measure(settings: LiveSettings, backend: KeptCalls, report: Path) -> list[LiveRow]:
     """The votes' rows, then one row for each aggregator; `report` is written anew after every row."""
-    panels = _panels(settings, backend)
+    panels, folder = _panels(settings, backend)
     table = LiveTable(panels, recruiter=settings.recruiter, k=settings.k)
     choices = settings.choices or default_choices(settings.writer)
+    if settings.selection is not None:
+        with progress_bar("selecting") as on_progress:
+            selection = await select_live(
+                panels, choices, folder=folder, recruiter=settings.recruiter, k=settings.k, on_progress=on_progress
+            )
+        selection.save(settings.selection)
+        _print(f"selected on fit: {selection.overall.chosen.name} ({selection.overall.reason})")
+        choices = (*choices, Choice(aggregator="selected", options=(("path", str(settings.selection)),)))
     rows: list[LiveRow] = []
     try:
         _print(_line([name for name, _ in _COLUMNS]))
@@ -126,18 +142,20 @@ def default_choices(writer: str) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
-def _panels(settings: LiveSettings, backend: KeptCalls) -> LivePanels:
+def _panels(settings: LiveSettings, backend: KeptCalls) -> tuple[LivePanels, Path]:
+    """The panels, and the folder of the artefact that they are recruited by."""
     config = EngineConfig(pool=_POOL, seed=settings.seed)
     folder = artefact_folder(config)
     if folder is None:
         raise ConfigError(f"pool {_POOL!r} has no artefact, so nobody can be recruited; install the package whole")
-    return LivePanels(
+    panels = LivePanels(
         pool=load_pool(_POOL),
         artefact=Artefact.load(folder),
         questions=live_questions(settings.questions, "test"),
         backend=backend,
         config=config,
     )
+    return panels, folder
 
 
 def live_questions(many: int, split: Split) -> tuple[Question, ...]:

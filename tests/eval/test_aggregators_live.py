@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from aggregators.choices import MAJORITY, Choice
+from eval.aggregator_selection import AggregatorSelection
 from eval.aggregators_live import LiveSettings, default_choices, live_questions, measure
 from eval.kept_calls import KeptCalls
 from eval.live_panels import LivePanels
@@ -131,6 +132,28 @@ async def test_the_report_is_written_after_every_row(tmp_path):
     assert [row.n for row in rows] == [16, 16, 16]
     assert (document["recruiter"], document["k"], document["oracle_of_drafts"]) == ("fixed", 3, 0.0)
     assert (rows[2].failures, rows[2].own_calls_per_query) == (4, 0.75), "no number was given to four of the questions"
+
+
+async def test_a_selection_made_on_fit_questions_is_run_on_held_out_ones(tmp_path):
+    """A fake that never answers in the place of the model: it aggregates nothing, so the vote is kept."""
+
+    class Silent(FakeBackend):
+        is_batched = True
+
+    backend = KeptCalls(Silent(reply=lambda e, a, s: completion(e, a, s, "")), tmp_path / "calls.jsonl")
+    settings = LiveSettings(
+        questions=8,
+        recruiter="fixed",
+        choices=(Choice.parse("synthesise:generalist"),),
+        selection=tmp_path / "aggregator.json",
+    )
+    rows = await measure(settings, backend, tmp_path / "live.json")
+    selection = AggregatorSelection.load(tmp_path / "aggregator.json")
+    assert selection.overall.n > 150
+    assert selection.screenings[2].fallbacks == selection.screenings[2].n
+    assert [cell.chosen.aggregator for cell in selection.cells].count("synthesise") == 0
+    assert rows[3].name == "selected"
+    assert (rows[3].fallbacks, rows[3].own_calls_per_query) == (0, 0.0)
 
 
 @pytest.mark.parametrize("n", [8, 11, 320])
