@@ -55,7 +55,8 @@ class EchoOptions:
 
 @BACKENDS.register("echo")
 class Echo(Backend):
-    """Says its template, in which {text} is the last user message; tokens are words. Options: `EchoOptions`."""
+    """Says its template, in which {text} is the last user message; tokens are words; a stop sequence ends it. Options:
+    `EchoOptions`."""
 
     async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncGenerator[Completion | TokenDelta, None]:
         """Each sample after its own time, one after the other."""
@@ -104,6 +105,8 @@ def _said(expert: Expert, assignment: Assignment, sample: int) -> tuple[list[str
     reply = read_options(expert, EchoOptions).reply.format(
         text=query.text, expert_id=expert.id, sample=sample, query_id=query.id
     )
+    for stop in query.sampling.stop or expert.sampling.stop:
+        reply = reply.split(stop, 1)[0] if stop else reply
     words = _WORD.findall(reply)
     limit = max_output_tokens(expert, query)
     kept = words[:limit]

@@ -37,6 +37,15 @@ async def test_the_template_knows_who_and_which() -> None:
     assert [c.text for c in completions] == ["E/q/1: {hi} {ok}", "E/q/2: {hi} {ok}"]
 
 
+async def test_a_stop_sequence_ends_it_streamed_or_not() -> None:
+    query = replace(user_query("q", "one two HALT three, four"), sampling=Sampling(stop=(",", "HALT")))
+    *deltas, completion = await say(expert(), query, streams=True)
+    assert (completion.text, completion.finish_reason, completion.usage.completion_tokens) == ("one two ", "stop", 3)
+    assert "".join(delta.text for delta in deltas) == completion.text
+    configured = replace(expert(), sampling=Sampling(stop=("two",)))
+    assert (await say(configured, user_query("q", "one two")))[0].text == "one "
+
+
 async def test_the_token_limit_cuts() -> None:
     query = replace(user_query("q", "one two three four"), sampling=Sampling(max_tokens=2))
     [completion] = await say(expert(), query)
