@@ -69,7 +69,7 @@ async def hold_to_contract(answer: Answer, panel: Panel, *, ask: Ask, shown: str
     if not _is_bound(panel) and not answer.tool_calls:
         return answer
     demands = demands_of(panel.query)
-    kept, wrong = await asyncio.to_thread(_kept, answer, panel, demands)
+    kept, wrong = await _checked_answer(answer, panel, demands)
     why = wrong
     if kept is None:
         kept = await _voted(answer, panel, demands=demands, violation=wrong, ask=ask)
@@ -150,6 +150,13 @@ def _said(member: Completion) -> str:
 # --- the answer ----------------------------------------------------------------------------------------------------
 
 
+async def _checked_answer(answer: Answer, panel: Panel, demands: Demands) -> tuple[Answer | None, str]:
+    """`_kept`, off the event loop where a schema is to be checked."""
+    if demands.schema is None and not answer.tool_calls:
+        return _kept(answer, panel, demands)
+    return await asyncio.to_thread(_kept, answer, panel, demands)
+
+
 def _kept(answer: Answer, panel: Panel, demands: Demands) -> tuple[Answer | None, str]:
     """The answer as it may come out, mended by rule where that is needed; None, and why not, where it may not."""
     if answer.tool_calls:
@@ -187,7 +194,7 @@ async def _voted(answer: Answer, panel: Panel, *, demands: Demands, violation: s
         voted = await vote_stands(panel, ask=ask, because=because, usage=answer.usage, notes=answer.notes)
     except AggregationError:
         return None
-    kept, _ = await asyncio.to_thread(_kept, voted, panel, demands)
+    kept, _ = await _checked_answer(voted, panel, demands)
     return kept
 
 

@@ -64,7 +64,7 @@ def demands_of(query: Query) -> Demands:
     schema = query.task_format.json_schema if has_schema(query) else None
     return Demands(
         schema=None if schema is None else read_schema(schema),
-        offer=offer_of(query),
+        offer=offer_of(query.tools, query.tool_choice),
         stop=query.sampling.stop,
         task_format=query.task_format,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from aggregators.json_answers import mend_json, parsed_json
 from aggregators.schemas import JsonSchema, read_schema
 from router_service.errors import InvalidQuery
-from router_service.types import Query, ToolCall, stable_seed
+from router_service.types import ToolCall, stable_seed
 
 __all__ = ["ToolOffer", "offer_of", "with_own_ids"]
 
@@ -69,10 +70,11 @@ class ToolOffer:
         return call if mended is None else replace(call, arguments=mended.text)
 
 
-def offer_of(query: Query) -> ToolOffer:
-    """The query's tools and its choice; raises `InvalidQuery`, naming the tool, for a definition nothing fits."""
+@functools.lru_cache(maxsize=256)
+def offer_of(tools: tuple[str, ...], tool_choice: str | None) -> ToolOffer:
+    """A query's tools and its choice; raises `InvalidQuery`, naming the tool, for a definition nothing fits."""
     parameters: dict[str, JsonSchema] = {}
-    for definition in query.tools:
+    for definition in tools:
         function = _function(definition)
         name = str(function["name"])
         if name in parameters:
@@ -81,14 +83,14 @@ def offer_of(query: Query) -> ToolOffer:
             parameters[name] = read_schema(json.dumps(function.get("parameters") or json.loads(_ANY_ARGUMENTS)))
         except InvalidQuery as wrong:
             raise InvalidQuery(f"the parameters of tool {name!r}: {wrong.message}") from None
-    named = _named(query.tool_choice)
+    named = _named(tool_choice)
     if named is not None and named not in parameters:
         raise InvalidQuery(f"tool_choice names {named!r}; the tools are {', '.join(sorted(parameters)) or 'none'}")
     return ToolOffer(
         parameters=parameters,
         named=named,
-        is_required=query.tool_choice == "required" or named is not None,
-        is_forbidden=query.tool_choice == "none",
+        is_required=tool_choice == "required" or named is not None,
+        is_forbidden=tool_choice == "none",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from router_service.errors import (
     AggregationError,
+    AnswerInvalid,
     BudgetExceeded,
     ConfigError,
     ExpertError,
@@ -55,6 +56,7 @@ _LAZY = {
 __all__ = [
     "AggregationError",
     "Answer",
+    "AnswerInvalid",
     "AnswerKind",
     "AsyncRouterClient",
     "Budget",

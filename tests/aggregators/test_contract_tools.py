@@ -191,4 +191,5 @@ def test_a_choice_and_names_that_make_no_sense_are_refused():
         check_contract(query_of(choice="@wether"))
     with pytest.raises(InvalidQuery, match="names no function"):
         check_contract(replace(query_of(), tool_choice='{"type": "function"}'))
-    assert offer_of(query_of(choice="@clock")).named == "clock"
+    clock = query_of(choice="@clock")
+    assert offer_of(clock.tools, clock.tool_choice).named == "clock"
