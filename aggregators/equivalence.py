@@ -10,7 +10,8 @@ What counts as the same, by kind of answer:
   often the very point (what a program prints, a word to be spelt); only yes, no, true and false are the same in any
   case.
 - json: the same value, whatever the order of keys. code: the same lines but for white space at their ends.
-- free: the same words.
+- free: the same quantity ("3 km", "3000 m"; see `quantities`) or, for a short answer, the same words but for case,
+  articles and punctuation (see `plain_text`); a longer text is the same word for word.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dataclasses import dataclass
 
 from aggregators.extract import extract
 from aggregators.formulas import number_value, plain_formula, rounded, same_formula
+from aggregators.plain_text import plain_text
+from aggregators.quantities import quantity_key
 from router_service.types import AnswerKind, Completion, TaskFormat, ToolCall
 
-__all__ = ["AnswerGroup", "canonical", "group_answers", "held_answer", "same_answer"]
+__all__ = ["AnswerGroup", "canonical", "group_answers", "held_answer", "same_answer", "vote_key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ def group_answers(members: Sequence[Completion], kind: AnswerKind) -> tuple[Answ
     """
     gathered: dict[str, list[Completion]] = {}
     for member in members:
-        key = _vote_key(member, kind)
+        key = vote_key(member, kind)
         if key is None:
             continue
         if key not in gathered and kind is AnswerKind.NUMBER and not member.tool_calls:
@@ -69,7 +72,8 @@ def group_answers(members: Sequence[Completion], kind: AnswerKind) -> tuple[Answ
     return tuple(AnswerGroup(key=key, members=tuple(group)) for key, group in gathered.items())
 
 
-def _vote_key(member: Completion, kind: AnswerKind) -> str | None:
+def vote_key(member: Completion, kind: AnswerKind) -> str | None:
+    """The key of what a member votes for: its tool calls, else the answer it holds; None where it holds none. Cheap."""
     if member.tool_calls:
         return "tools:" + _json_key([_tool_key(call) for call in member.tool_calls])
     answer = held_answer(member, TaskFormat(kind=kind))
@@ -111,7 +115,7 @@ def same_answer(a: str, b: str, kind: AnswerKind) -> bool:
 
 def _choice_key(answer: str) -> str:
     letters = re.fullmatch(r"\W*([A-Za-z])\W*", answer)
-    return letters[1].upper() if letters else _free_key(answer)
+    return letters[1].upper() if letters else _words(answer)
 
 
 def _number_key(answer: str) -> str:
@@ -138,7 +142,7 @@ def _json_text_key(answer: str) -> str:
     try:
         return _json_key(json.loads(answer))
     except (ValueError, RecursionError):
-        return _free_key(answer)
+        return _words(answer)
 
 
 def _json_key(value: object) -> str:
@@ -156,6 +160,10 @@ def _whole_floats(value: object) -> object:
 
 
 def _free_key(answer: str) -> str:
+    return quantity_key(answer) or plain_text(answer)
+
+
+def _words(answer: str) -> str:
     return " ".join(answer.split())
 
 

@@ -206,5 +206,5 @@ def test_tool_calls_that_hold_no_json_are_compared_as_text():
 
 def test_a_free_text_that_nobody_extracted_still_is_an_answer():
     member = Completion(query_id="q", expert_id="a", text="<think>hm</think> Hello")
-    assert group_answers([member], AnswerKind.FREE)[0].key == "answer:Hello"
+    assert group_answers([member], AnswerKind.FREE)[0].key == "answer:hello"
     assert group_answers([member], NUMBER) == ()
