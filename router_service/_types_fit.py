@@ -26,9 +26,9 @@ class FitData:
     """All that recruiters and aggregators may learn from; who needs more than is there says clearly what is missing.
 
     `annotations` and `questions` are keyed by question id. Annotations hold embeddings only for recruiters that say
-    `needs_embeddings`; `embed` makes more of them, and is None where no embedder is at hand. `chances` is there for who
-    says `needs_chances`: by question id the P(correct) of every expert, in the order of `experts`, as the other
-    questions let one expect.
+    `needs_embeddings`; `embed` makes more of them, and is None where no embedder is at hand; who wants nothing but it
+    says `needs_embedder`. `chances` is there for who says `needs_chances`: by question id the P(correct) of every
+    expert, in the order of `experts`, as the other questions let one expect.
     """
 
     experts: tuple[Expert, ...]

@@ -71,6 +71,8 @@ class Lessons:
         """What this recruiter or aggregator learns from."""
         if getattr(part, "needs_chances", False):
             return self.with_chances
+        if getattr(part, "needs_embedder", False):
+            return self.with_embedder
         return self.embedded if _needs_embeddings(part) else self.plain
 
     def taught(self, aggregator: Any) -> Any:
@@ -92,6 +94,14 @@ class Lessons:
             if self._embedded is None:
                 self._embedded = self._embed()
             return self._embedded
+
+    @cached_property
+    def with_embedder(self) -> FitData:
+        """The fit data with the annotator's embedder, where it has one, and no question embedded."""
+        annotator = self._annotator
+        if not isinstance(annotator, EmbeddingAnnotator):
+            return self.plain
+        return replace(self.plain, embed=annotator.embed)  # type: ignore[arg-type]
 
     @cached_property
     def with_chances(self) -> FitData:
