@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,6 +95,14 @@ class Auto:
         if self.evidence_ is None:
             raise _not_fitted()
         return await self._vote_for(len(panel.members)).aggregate(panel, ask=ask)
+
+    def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
+        """Whether the plain vote is decided, and would be taken however many of those still out come through."""
+        if self.evidence_ is None:
+            return False
+        there = len(panel.members)
+        votes = [self._vote_for(size) for size in range(there, there + len(pending) + 1)]
+        return all(isinstance(vote, Majority) for vote in votes) and Majority().is_settled(panel, pending)
 
     def _vote_for(self, size: int) -> Aggregator:
         """The vote for a panel of so many members."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aggregators.ballot import answer_of, group_votes, no_answer
 from aggregators.base import AGGREGATORS
+from aggregators.equivalence import vote_key
+from aggregators.settling import come_later
 from router_service.types import Answer, Ask, Panel
 
 __all__ = ["First"]
@@ -34,3 +38,11 @@ class First:
                     finish_reason=member.finish_reason or "stop",
                 )
         raise no_answer(panel)
+
+    def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
+        """Whether the first answer is there, and all that is still out stands behind it."""
+        if not pending:
+            return True
+        kind = panel.query.task_format.kind
+        answered = next((member for member in panel.members if vote_key(member, kind) is not None), None)
+        return answered is not None and come_later(panel, answered, pending)

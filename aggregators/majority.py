@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aggregators.ballot import answer_of, gather_votes
 from aggregators.base import AGGREGATORS
+from aggregators.settling import lead_is_safe
 from router_service.types import Answer, Ask, Panel
 
 __all__ = ["Majority"]
@@ -25,3 +28,7 @@ class Majority:
         winner = max(groups, key=lambda group: len(group.members))
         agreement = len(winner.members) / len(panel.members)
         return answer_of(panel, winner, aggregator="majority", confidence=agreement)
+
+    def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
+        """Whether one answer has more votes than any other could still get."""
+        return lead_is_safe(panel, pending)

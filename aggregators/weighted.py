@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from aggregators.ballot import answer_of, gather_votes
 from aggregators.base import AGGREGATORS
 from aggregators.equivalence import AnswerGroup
+from aggregators.settling import lead_is_safe, votes_so_far
 from router_service.errors import ConfigError
 from router_service.types import Answer, AnswerKind, Ask, Panel
 
@@ -51,7 +52,7 @@ class Weighted:
         """The answer of most weight; a tie goes to the earliest group. Confidence is its posterior probability."""
         groups = await gather_votes(panel)
         possible = self._possible_answers(panel, len(groups))
-        weights = self._weights(panel, possible)
+        weights = self._weights(panel, {member.expert_id for member in panel.members}, possible)
         scores = [_score(group, weights) for group in groups]
         best = max(range(len(groups)), key=scores.__getitem__)
         unheld = max(0, possible - len(groups))
@@ -63,9 +64,24 @@ class Weighted:
             return len(task_format.options)
         return self.answers or held + 1
 
-    def _weights(self, panel: Panel, possible: int) -> Mapping[str, float]:
+    def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
+        """Whether one answer has more weight than any other could still get. Where the number of possible answers hangs
+        on those held, and with it every weight, that has to hold for each number there may be in the end."""
+        if not pending:
+            return True
+        votes = votes_so_far(panel)
+        experts = {*pending, *(vote.expert_id for vote in votes)}
+        held = len({vote.key for vote in votes})
+        fewest = 1 if panel.query.task_format.kind is AnswerKind.NUMBER else held
+        counts = {self._possible_answers(panel, number) for number in range(fewest, held + len(pending) + 1)}
+        return bool(votes) and all(
+            lead_is_safe(panel, pending, weight=self._weights(panel, experts, possible).__getitem__)
+            for possible in counts
+        )
+
+    def _weights(self, panel: Panel, expert_ids: Iterable[str], possible: int) -> Mapping[str, float]:
         weights = {}
-        for expert_id in {member.expert_id for member in panel.members}:
+        for expert_id in expert_ids:
             known = panel.p_correct(expert_id)
             p = min(max(self.prior if known is None else known, _P_RANGE[0]), _P_RANGE[1])
             weights[expert_id] = max(math.log(p * (possible - 1) / (1.0 - p)), _LEAST_WEIGHT)

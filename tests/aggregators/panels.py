@@ -101,23 +101,34 @@ def made(name, options=None):
     return aggregator.fit(lessons()) if isinstance(aggregator, LearnedAggregator) else aggregator
 
 
+def shown_choice(query_id="q") -> Query:
+    """A choice question that shows its options."""
+    text = "Which one is it?\n\nA) one\nB) two\nC) three\nD) four\n\nAnswer with the letter of the right option."
+    return user_query(query_id, text, task_format=CHOICE)
+
+
 class FakeAsk:
     """Answers every call with `text` (or the result of `text(query)`), and remembers the calls.
 
-    `error` makes every call a failed one, `raises` raises; with `until` only the calls after the first so many do.
+    `spent` adds up what the calls used, `refused` counts those that raised. `error` makes every call a failed one,
+    `raises` raises; with `until` only the calls after the first so many do.
     """
 
     def __init__(self, text="The answer is (A)", *, error=None, raises=None, until=0):
         self.text, self.error, self.raises, self.until = text, error, raises, until
         self.calls = []
+        self.spent = Usage()
+        self.refused = 0
 
     async def __call__(self, expert_id, query, *, is_visible=False):
         self.calls.append((expert_id, query, is_visible))
         is_well = len(self.calls) <= self.until
         if self.raises is not None and not is_well:
+            self.refused += 1
             raise self.raises
         text = self.text(query) if callable(self.text) else self.text
         error = None if is_well else self.error
+        self.spent += CALL_USAGE
         return Completion(
             query_id=query.id,
             expert_id=expert_id,
@@ -171,3 +182,7 @@ class FakeExecutingAsk(FakeAsk):
         if self.execute_raises is not None:
             raise self.execute_raises
         return [self.execution_of(program) for program in programs]
+
+
+class FakeFullAsk(FakeScoringAsk, FakeExecutingAsk):
+    """All that an engine's `ask` can do, faked."""
