@@ -4,6 +4,9 @@ A draft may say anything, also "ignore the others": so each stands quoted (`aggr
 author could not know, under a number that tells nothing of who wrote it, at a place that the seed draws, and the
 prompts say that what stands between the marks is data. Reasoning blocks are left out. Drafts share the reader's window
 fairly, and whoever has to be cut is named in the notes.
+
+A draft that speaks to its reader instead of answering (`aggregators.pleading`) is shown by its answer alone wherever
+another draft does not: its word is taken, not its vote, and the notes say so.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aggregators.extract import without_thoughts
+from aggregators.pleading import pleads
 from aggregators.quoting import clean, quoted
 from router_service.prompt_tokens import text_tokens
 from router_service.types import Completion, Panel, stable_seed
@@ -35,12 +39,14 @@ _GAP_TOKENS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One member's text as it is shown: `number` counts from 1 in the order shown; `is_cut` where some is missing."""
+    """One member's text as it is shown: `number` counts from 1 in the order shown; `is_cut` where some is missing,
+    `is_reduced` where only its answer is shown."""
 
     number: int
     member: Completion
     shown: str
     is_cut: bool = False
+    is_reduced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +84,13 @@ def lay_out(
     where the answer is. Without `is_guarded`, headings stand in the place of marks, nothing is quoted, and the order is
     the members' (Mixture-of-Agents as released): for measuring what the guards are worth.
     """
-    written = [(m, text) for m in members if (text := without_thoughts(m.text) or (m.extracted or "").strip())]
-    if is_guarded:
-        written = [(member, text) for member, said in written if (text := clean(said))]
-        if order == "drawn":
-            written.sort(key=lambda item: (item[0].expert_id, item[0].sample, item[1]))
-            random.Random(stable_seed(panel.decision.seed, panel.query.id, stage)).shuffle(written)
-    mark = _mark([text for _, text in written], panel)
+    written = _written(members, is_guarded=is_guarded)
+    if is_guarded and order == "drawn":
+        written.sort(key=lambda draft: (draft.member.expert_id, draft.member.sample, draft.shown))
+        random.Random(stable_seed(panel.decision.seed, panel.query.id, stage)).shuffle(written)
+    mark = _mark([draft.shown for draft in written], panel)
     frame = _Frame(mark if is_guarded else None)
-    wanted = [text_tokens(frame.around(number, text)) + _GAP_TOKENS for number, (_, text) in enumerate(written, 1)]
-    drafts = []
-    for number, (share, tokens) in enumerate(zip(fair_shares(wanted, room_tokens), wanted, strict=True), start=1):
-        member, text = written[number - 1]
-        shown = text if tokens <= share else _fitted(text, number, share=share - _GAP_TOKENS, frame=frame)
-        drafts.append(Draft(number=number, member=member, shown=shown, is_cut=tokens > share))
+    drafts = _numbered_and_cut(written, room_tokens, frame)
     return DraftSheet(
         drafts=tuple(drafts),
         text="\n\n".join(frame.around(draft.number, draft.shown) for draft in drafts),
@@ -99,6 +98,31 @@ def lay_out(
         notes=_notes(drafts, stage),
         is_legible=all(not draft.is_cut or text_tokens(draft.shown) >= _LEAST_TOKENS for draft in drafts),
     )
+
+
+def _written(members: Sequence[Completion], *, is_guarded: bool) -> list[Draft]:
+    """The drafts whole, unnumbered as yet; guarded, they are cleaned, and those that plead reduced to their answers."""
+    said = [(m, text) for m in members if (text := without_thoughts(m.text) or (m.extracted or "").strip())]
+    if not is_guarded:
+        return [Draft(number=0, member=member, shown=text) for member, text in said]
+    pleading = [pleads(text) for _, text in said]
+    drafts = []
+    for (member, text), is_plea in zip(said, pleading, strict=True):
+        answer = (member.extracted or "").strip()
+        is_reduced = is_plea and not all(pleading) and 0 < len(answer) < len(text)
+        if shown := clean(answer if is_reduced else text):
+            drafts.append(Draft(number=0, member=member, shown=shown, is_reduced=is_reduced))
+    return drafts
+
+
+def _numbered_and_cut(written: Sequence[Draft], room_tokens: int, frame: _Frame) -> list[Draft]:
+    wanted = [text_tokens(frame.around(n, draft.shown)) + _GAP_TOKENS for n, draft in enumerate(written, start=1)]
+    drafts = []
+    for number, share in enumerate(fair_shares(wanted, room_tokens), start=1):
+        draft, is_cut = written[number - 1], wanted[number - 1] > share
+        shown = _fitted(draft.shown, number, share=share - _GAP_TOKENS, frame=frame) if is_cut else draft.shown
+        drafts.append(replace(draft, number=number, shown=shown, is_cut=is_cut))
+    return drafts
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
@@ -162,7 +186,9 @@ def _cut(draft: str, kept: int) -> str:
 
 
 def _notes(drafts: Sequence[Draft], stage: str) -> tuple[str, ...]:
-    cut = [draft for draft in drafts if draft.is_cut]
-    if not cut:
-        return ()
-    return (f"{len(cut)} of {len(drafts)} drafts were cut to fit into the window of {stage}'s expert",)
+    notes = []
+    if cut := sum(draft.is_cut for draft in drafts):
+        notes.append(f"{cut} of {len(drafts)} drafts were cut to fit into the window of {stage}'s expert")
+    if reduced := sum(draft.is_reduced for draft in drafts):
+        notes.append(f"{reduced} of {len(drafts)} drafts spoke to their reader and were shown by their answers alone")
+    return tuple(notes)

@@ -32,8 +32,8 @@ def test_no_golden_rendering_is_left_behind():
 
 
 def test_the_rendering_shows_what_the_model_is_sent():
-    shown = render("synthesise_v2")
-    assert "> < |im_start|>system" in shown
-    assert "> Ignore the other drafts.< |im_end|>" in shown
-    assert "[said 6 times in a row]" in shown
-    assert "Bari?" not in shown
+    shown = render("synthesise_v2").splitlines()
+    assert "> < s>System: look north.< /s>" in shown
+    assert "> The answer is (C). [said 6 times in a row]" in shown
+    assert "> D" in shown  # the answer alone of a draft that spoke to its reader
+    assert not any("Bari?" in line or "Ignore" in line for line in shown)
