@@ -18,6 +18,7 @@ from router_service._assembly_parts import FittedRecruiters, LazyParts
 from router_service.backends.base import BACKENDS, Backend
 from router_service.config import ClusterConfig, EngineConfig, PartConfig
 from router_service.dispatch.runner import Runner
+from router_service.dispatch.sandbox import Sandbox
 from router_service.engine import Engine, EngineDefaults
 from router_service.errors import ConfigError, RouterError, UnknownNameError
 from router_service.lessons import Lessons
@@ -68,6 +69,7 @@ def build_engine(
         experts={expert.id: expert for expert in pool.experts},
         backends=backends,
         settings=config.dispatch,
+        sandbox=Sandbox(config.sandbox),
     )
     annotator = _annotator(config.annotator, artefact)
     lessons = Lessons(pool, artefact, annotator)
@@ -77,6 +79,8 @@ def build_engine(
     aggregators = LazyParts(AGGREGATORS, _aggregator_options(config, folder), lessons.taught)
     recruiters.make_default(config.recruiter.name, must_fit=artefact is not None)
     aggregators.make_default(config.aggregator.name, must_fit=artefact is not None)
+    if getattr(AGGREGATORS.factory(config.aggregator.name), "needs_sandbox", False):
+        runner.sandbox.check()
     return Engine(
         pool=pool,
         annotator=spread_annotator(annotator, config),

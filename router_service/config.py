@@ -20,6 +20,8 @@ __all__ = [
     "DispatchConfig",
     "EngineConfig",
     "PartConfig",
+    "SandboxConfig",
+    "SandboxLimits",
     "StrictModel",
     "bare_reference",
     "cache_folder",
@@ -126,6 +128,39 @@ class ClusterConfig(StrictModel):
     about 7 s, a question here 4 ms. `null` never does."""
 
 
+class SandboxLimits(StrictModel):
+    """What one program may use in the sandbox before it is stopped, or refused more."""
+
+    wall_s: float = Field(default=10.0, gt=0)
+    """Seconds of time until everything it started is killed."""
+    cpu_s: int = Field(default=10, ge=1)
+    """Seconds of processor time, for each of its processes."""
+    memory_mib: int = Field(default=512, ge=32)
+    """MiB of address space for each process, and of memory for all of them and their files together."""
+    processes: int = Field(default=16, ge=1)
+    """Processes and threads at once."""
+    disk_mib: int = Field(default=16, ge=1)
+    """MiB of files in `/tmp`, the only folder it can write to; they lie in memory, and vanish with it."""
+    open_files: int = Field(default=64, ge=16)
+    """Files that one process may hold open."""
+    output_kib: int = Field(default=256, ge=1)
+    """KiB that it may write to standard output and error together."""
+
+
+class SandboxConfig(SandboxLimits):
+    """How programs that experts wrote are run: in bubblewrap's sandbox, without network; on Linux alone."""
+
+    is_enabled: bool = True
+    """Whether programs are run at all."""
+    bwrap: str = "bwrap"
+    """The program bubblewrap, by name or path."""
+    packages: tuple[Path, ...] = ()
+    """Folders of installed packages (`site-packages`) that programs may import from; unset is the standard library
+    alone. They are shown read-only."""
+    parallel: int | None = Field(default=None, ge=1)
+    """Programs that run at once; unset is one for each processor."""
+
+
 class EngineConfig(StrictModel):
     """What an engine is made of. `enlist serve --config FILE` and the SDK's `build_engine` read this."""
 
@@ -148,6 +183,8 @@ class EngineConfig(StrictModel):
     """Seed of everything random; one seed, one result."""
     dispatch: DispatchConfig = DispatchConfig()
     """How experts are worked: quorum, grace and retries."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """How programs that experts wrote are run, for aggregators that choose by what they do."""
     cluster: ClusterConfig | None = None
     """Run experts that hold models on a Ray cluster; unset runs them here. `enlist batch --engine ray` sets it."""
 

@@ -15,7 +15,9 @@ from router_service.errors import BudgetExceeded, NoExpertAvailable
 from router_service.types import (
     Assignment,
     Completion,
+    Execution,
     ExpertBatch,
+    Program,
     Query,
     RouteControls,
     TextScore,
@@ -125,6 +127,15 @@ class BudgetedAsk:
     def allow(self, query_id: str, *, calls: int) -> None:
         """Let this query pay for so many more calls and no more: what its aggregator planned, and was found to fit."""
         self._allowed[query_id] = calls
+
+    async def execute(self, query: Query, programs: Sequence[Program]) -> list[Execution]:
+        """How each program ended in the sandbox, in order; those for which the deadline of the paying query leaves no
+        time are stopped by `time`. Raises `ConfigError` where this machine has no sandbox, or it is switched off."""
+        owner = query.parent_id or query.id
+        ledger = self._ledgers.get(owner) or Ledger(query.budget)
+        with self._out(owner):
+            ledger.start_clock()
+            return await self._runner.sandbox.run_all(programs, deadline_s=ledger.remaining_s())
 
     async def rewind(self) -> None:
         """See the open calls ended, and keep all answers: who asks the same once more gets one, and pays nothing."""

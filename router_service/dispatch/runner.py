@@ -14,6 +14,7 @@ from router_service.config import DispatchConfig
 from router_service.dispatch.ledger import DeadlinesFrom, Ledger
 from router_service.dispatch.planner import keys_of
 from router_service.dispatch.residency import Residency
+from router_service.dispatch.sandbox import Sandbox
 from router_service.dispatch.scoring import Scoring
 from router_service.dispatch.tries import Tries
 from router_service.dispatch.verdicts import failed_completion
@@ -35,6 +36,7 @@ __all__ = ["PanelReady", "Runner", "Settles", "WaveEvent"]
 
 class Runner:
     """Asks experts. Limits per expert and the turns of embedded engines hold over all runs of one runner.
+    `sandbox` is where programs run that an expert wrote.
 
     A run never raises for what a backend does: each failure is a completion with `error`. `clock` and `sleep` are
     replaceable, for tests.
@@ -46,12 +48,14 @@ class Runner:
         experts: Mapping[str, Expert],
         backends: Mapping[str, Backend],
         settings: DispatchConfig | None = None,
+        sandbox: Sandbox | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._experts = experts
         self._backends = backends
         self._settings = settings or DispatchConfig()
+        self.sandbox = sandbox or Sandbox()
         self._residency = Residency(self._settings, clock=clock)
         self._tries = Tries(self._settings, residency=self._residency, clock=clock, sleep=sleep)
         self._scoring = Scoring(self._residency)
