@@ -80,7 +80,7 @@ async def vote_rows(
 ) -> list[VoteRow]:
     """A row per pool, panel and aggregator; the majority and the fixed panels are run whether named or not."""
     names = tuple(dict.fromkeys((_MAJORITY, *aggregators)))
-    done = _Counter(total=(_FOLDS + 1) * len(_plans(pools, names, panels, dataset)), on_progress=on_progress)
+    done = _Counter(total=(_FOLDS + 1) * len(_plans(dataset, pools, names, panels=panels)), on_progress=on_progress)
     tested = await _judged(dataset, pools, names, panels=panels, done=done)
     fitted: Grades = {}
     for fold in range(_FOLDS):
@@ -112,7 +112,7 @@ async def _judged(
     dataset: Dataset, pools: Sequence[str], names: Sequence[str], *, panels: Sequence[VotePanel], done: _Counter
 ) -> dict[tuple[str, VotePanel, str], ReplayResult]:
     found = {}
-    for plan in _plans(pools, names, panels, dataset):
+    for plan in _plans(dataset, pools, names, panels=panels):
         for result in await replay(dataset, plan):
             row = result.row
             assert row.k is not None
@@ -122,7 +122,7 @@ async def _judged(
 
 
 def _plans(
-    pools: Sequence[str], names: Sequence[str], panels: Sequence[VotePanel], dataset: Dataset
+    dataset: Dataset, pools: Sequence[str], names: Sequence[str], *, panels: Sequence[VotePanel]
 ) -> list[ReplayPlan]:
     """A plan per size of panel, the fixed panel of that size always in it."""
     by_k: dict[int, list[str]] = {}
