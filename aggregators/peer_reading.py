@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aggregators.base import PlannedCall
 from aggregators.equivalence import AnswerGroup, held_answer
+from aggregators.reading import planned_reading, reading_usage
 from router_service.errors import BudgetExceeded, ExpertError, NoExpertAvailable
-from router_service.prompt_tokens import estimate_tokens, persona_tokens
-from router_service.types import Ask, Message, Panel, ScoringAsk, Usage
+from router_service.types import Ask, Panel, ScoringAsk, Usage
 
 __all__ = ["Reading", "planned_readings", "read_by_peers"]
 
@@ -29,9 +29,7 @@ def planned_readings(panel: Panel, groups: Sequence[AnswerGroup]) -> tuple[Plann
     """Every reading as a call of its own that writes nothing: one per expert of the panel and different answer."""
     answers = _answers(panel, groups)
     return tuple(
-        PlannedCall(expert_id=expert_id, prompt_tokens=_tokens(panel, expert_id, answer), completion_tokens=1)
-        for expert_id in _peers(panel)
-        for answer in answers
+        planned_reading(panel, expert_id, panel.query, answer) for expert_id in _peers(panel) for answer in answers
     )
 
 
@@ -52,7 +50,7 @@ async def read_by_peers(panel: Panel, groups: Sequence[AnswerGroup], *, ask: Ask
         if not isinstance(failure, ExpertError | BudgetExceeded | NoExpertAvailable):
             raise failure
     done = [expert_id for expert_id, found in zip(peers, read, strict=True) if not isinstance(found, BaseException)]
-    usage = sum((_usage(panel, expert_id, answers) for expert_id in done), start=Usage())
+    usage = sum((reading_usage(panel, expert_id, texts) for expert_id in done), start=Usage())
     if failures:
         reason = f"for they could not be read by all of their experts ({failures[0]})"
         return Reading(usage=usage, notes=(f"drafts were weighed by who agrees with whom, {reason}",))
@@ -81,18 +79,3 @@ def _peers(panel: Panel) -> tuple[str, ...]:
 
 def _answers(panel: Panel, groups: Sequence[AnswerGroup]) -> list[str]:
     return [held_answer(group.first, panel.query.task_format) or "" for group in groups]
-
-
-def _tokens(panel: Panel, expert_id: str, answer: str) -> int:
-    read = replace(panel.query, messages=(*panel.query.messages, Message(role="assistant", content=answer)))
-    expert = panel.experts.get(expert_id)
-    return estimate_tokens(read) + (persona_tokens(expert) if expert is not None else 0)
-
-
-def _usage(panel: Panel, expert_id: str, answers: Sequence[str]) -> Usage:
-    """As the ledger has it: a completion a text, all of it prompt tokens, estimated."""
-    tokens = sum(_tokens(panel, expert_id, answer) for answer in answers)
-    expert = panel.experts.get(expert_id)
-    prices = expert.prices if expert is not None else None
-    cost = tokens * prices.input_usd_per_mtok / 1e6 if prices is not None else None
-    return Usage(completions=len(answers), prompt_tokens=tokens, cost_usd=cost)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from aggregators.majority import Majority
 from aggregators.pairwise_rank import PairwiseRank
-from router_service.errors import BudgetExceeded
+from router_service.errors import BudgetExceeded, ExpertRefused
 from router_service.types import CompletionError, Expert, Sampling, ToolCall
-from tests.aggregators.panels import FakeAsk, panel, said
+from tests.aggregators.panels import FakeAsk, FakeScoringAsk, panel, said
 
 WORTHS = {"A": 3, "B": 2, "C": 1, "D": 0}
 MEMBERS = [said("ann", "C"), said("ben", "A"), said("cyd", "B"), said("dan", "B")]
@@ -138,3 +138,60 @@ def test_it_degrades_to_one_pass_and_then_to_the_majority():
     one = PairwiseRank(expert="ann", is_guarded=False).degraded()
     assert (one.mode, one.expert, one.is_guarded) == ("bubble", "ann", False)
     assert isinstance(one.degraded(), Majority)
+
+
+# --- by likelihood ----------------------------------------------------------------------------------------------------
+
+
+def feels(favour=0.0):
+    """Nats a token: the worthier draft's verdict is likelier; `favour` is what the first place is worth besides."""
+
+    def score_of(query, text):
+        left, right = (WORTHS[letter] for letter in shown(query))
+        return -5.0 + (left - right + favour) / 4 * (1 if text == "Better: 1" else -1)
+
+    return score_of
+
+
+@MODES
+async def test_a_judge_that_reads_ranks_by_likelihood(options):
+    ask = FakeScoringAsk(score_of=feels())
+    got = await rank(MEMBERS, ask, by="likelihood", **options)
+    assert (got.extracted, got.aggregator, ask.calls) == ("A", "pairwise_rank", [])
+    assert all([text for _, text in texts] == ["Better: 1", "Better: 2"] for _, texts in ask.scored)
+
+
+@pytest.mark.parametrize("mode", ["full", "bubble"])
+@pytest.mark.parametrize("favour", [9.0, -9.0])
+async def test_however_much_it_favours_a_place_the_margin_tells(mode, favour):
+    """Wins count who is ahead, not by how much, and cannot tell then; logits can."""
+    got = await rank(MEMBERS, FakeScoringAsk(score_of=feels(favour)), by="likelihood", mode=mode)
+    assert got.extracted == "A"
+
+
+@MODES
+async def test_readings_are_planned_and_paid_a_completion_each(options):
+    ask = FakeScoringAsk(score_of=feels())
+    plan = PairwiseRank(by="likelihood", **options).plan(panel(MEMBERS))
+    got = await rank(MEMBERS, ask, by="likelihood", **options)
+    assert len(plan) == sum(len(texts) for _, texts in ask.scored) == got.usage.completions
+    assert sum(call.prompt_tokens for call in plan) >= got.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "because"),
+    [
+        (FakeAsk(by_worth), "ann reads no texts, so compare by reply, or name another judge"),
+        (FakeScoringAsk(cannot=["ann"]), "ann reads no texts, so compare by reply, or name another judge"),
+        (
+            FakeScoringAsk(score_raises=ExpertRefused("cannot", expert_id="ann")),
+            "ann could not read (expert_refused: cannot)",
+        ),
+        (FakeScoringAsk(score_raises=BudgetExceeded("gone")), "ann could not read (budget_exceeded: gone)"),
+    ],
+    ids=["no reader", "cannot", "refused", "over budget"],
+)
+async def test_a_judge_that_cannot_read_leaves_the_majority_standing(ask, because):
+    got = await rank(MEMBERS, ask, by="likelihood")
+    assert (got.extracted, got.aggregator, got.usage.completions) == ("B", "majority", 0)
+    assert got.notes[-1] == f"the majority's answer stands, for {because}"
