@@ -10,9 +10,11 @@ from aggregators.briefs import Reply
 from aggregators.equivalence import AnswerGroup
 from aggregators.extract import extract
 from aggregators.limits import within_limit
-from router_service.types import Answer, Completion, Panel, Usage
+from router_service.types import Answer, AnswerKind, Completion, Panel, Usage
 
 __all__ = ["problem_of", "read", "written_answer"]
+
+_COMPARABLE = frozenset({AnswerKind.CHOICE, AnswerKind.NUMBER, AnswerKind.LITERAL})
 
 
 def read(completion: Completion, panel: Panel) -> Completion:
@@ -42,6 +44,8 @@ async def written_answer(
     said = read(written, panel)
     agreeing = await _holders(panel, said)
     supporters = agreeing.supporters if agreeing else tuple(dict.fromkeys(m.expert_id for m in panel.members))
+    if agreeing is None and panel.query.task_format.kind in _COMPARABLE:
+        notes = (*notes, "the written answer is that of no draft")
     return Answer(
         text=written.text,
         extracted=said.extracted,

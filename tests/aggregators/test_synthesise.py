@@ -92,6 +92,7 @@ async def test_the_answer_tells_who_held_it_and_what_it_cost():
 async def test_an_answer_nobody_held_rests_on_all():
     got = await synthesise(panel(MEMBERS), FakeAsk("The answer is (D)."))
     assert (got.extracted, got.agreement, got.supporters) == ("D", 0.0, ("ann", "ben", "cyd"))
+    assert got.notes == ("the written answer is that of no draft",)
 
 
 async def test_the_best_recruit_that_finished_writes():
@@ -243,7 +244,7 @@ async def test_a_proposer_that_fails_is_missing_from_the_next_layer_and_leaves_n
     assert "draft 2]" in shown
     assert "draft 3]" not in shown
     assert got.usage.completions == 4
-    assert got.notes == ("in layer 1 ben failed (expert_timeout)",)
+    assert got.notes[0] == "in layer 1 ben failed (expert_timeout)"
 
 
 async def test_where_a_whole_layer_fails_the_drafts_stay_as_they_were():
@@ -255,7 +256,8 @@ async def test_where_a_whole_layer_fails_the_drafts_stay_as_they_were():
     ask = ProposersFail("The answer is (C)")
     got = await synthesise(panel(MEMBERS), ask, layers=2)
     assert ask.calls[-1][1].text.count("> I weigh it. The answer is (B).") == 2
-    assert (got.extracted, got.usage.completions, len(got.notes)) == ("C", 1, 3)
+    assert (got.extracted, got.usage.completions) == ("C", 1)
+    assert sum("was not asked" in note for note in got.notes) == 3
 
 
 async def test_proposers_that_come_to_agree_need_no_writer():
