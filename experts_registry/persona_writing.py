@@ -30,6 +30,7 @@ _DESCRIPTION_CHARS = 1200
 _LEAST_WORDS = 8
 
 _LABEL = re.compile(r"^[\s*_#\"']*description[\s*_]*:[\s*_\"']*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _HEADER = "# Written by `enlist pool personas`; the personas below are texts like any others, to be read and mended.\n"
 
@@ -71,10 +72,11 @@ def writing_query(label: str, questions: Sequence[Question], *, seed: int = 0) -
 
 
 def read_description(text: str) -> str | None:
-    """The description in what the expert wrote, on one line; None where it is none: too short, or not addressed to
-    anybody."""
+    """The description in what the expert wrote, on one line, each sentence once (small models go in circles); None
+    where it is none: too short, or not addressed to anybody."""
     said = _LABEL.sub("", text.strip()).split("\n\n", 1)[0]
-    words = " ".join(said.split("\nTask:", 1)[0].split()).strip("\"'* ")
+    sentences = _SENTENCE_END.split(" ".join(said.split("\nTask:", 1)[0].split()).strip("\"'* "))
+    words = " ".join(dict.fromkeys(sentences))
     if len(words) > _DESCRIPTION_CHARS:
         words = words[:_DESCRIPTION_CHARS].rsplit(". ", 1)[0].rstrip(".") + "."
     is_addressed = re.search(r"\byou(?:r|'re|’re)?\b", words, re.IGNORECASE) is not None

@@ -63,7 +63,9 @@ def test_the_prompt_reads_as_it_did():
         ("You are a cook.", None),
         ("A teller is somebody who adds long columns of figures without a slip, every day.", None),
         ("", None),
-        (" ".join(["You add well."] * 400), " ".join(["You add well."] * 85)),
+        (" ".join([GOOD, "You add well."] * 40), GOOD + " You add well."),
+        (GOOD + " You write that of three people." * 9, GOOD + " You write that of three people."),
+        (" ".join(f"You know {n} things." for n in range(200)), " ".join(f"You know {n} things." for n in range(60))),
     ],
 )
 def test_what_is_taken_of_a_reply(said, description):
