@@ -138,10 +138,10 @@ class Conductor:
                     return None, f"no answer can be read out of what {made.expert_id} settled on"
                 return replace(reply.completion, text=turn.text), ""
             if number < self.rounds:
-                await self._consult(panel, session, turn, ask)
+                await self._consult(panel, session, turn, ask=ask)
         return None, f"{self._conductor(panel)} did not settle on an answer within {self.rounds} rounds"
 
-    async def _consult(self, panel: Panel, session: _Session, call: ExpertCall | None, ask: Ask) -> None:
+    async def _consult(self, panel: Panel, session: _Session, call: ExpertCall | None, *, ask: Ask) -> None:
         """Put the conductor's call to the expert, and write down what came of it."""
         listed = _listed(panel)
         if call is None:
