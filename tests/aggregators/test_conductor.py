@@ -89,7 +89,7 @@ async def test_it_asks_reads_the_reply_and_settles():
     got = await conducted(panel_of(), ask, expert="dan")
     assert (got.text, got.extracted, got.aggregator) == ("Both confirm: the answer is (C).", "C", "conductor")
     assert (got.agreement, got.supporters) == (0.0, ("ann", "ben", "cyd"))
-    assert (got.usage.completions, got.notes) == (5, ())
+    assert (got.usage.completions, got.notes) == (5, ("the written answer is that of no draft",))
     ids = [query.id for _, query, _ in ask.calls]
     assert ids == [f"q/conductor/{i}" for i in ("1", "1/expert", "2", "2/expert", "3")]
     assert not any(is_visible for _, _, is_visible in ask.calls)
