@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from aggregators.conducting import ExpertCall, FinalAnswer, read_turn
 from aggregators.conductor import Conductor
 from aggregators.majority import Majority
+from eval.injection_attacks import ATTACKS
 from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable
 from router_service.prompt_tokens import estimate_tokens
 from router_service.types import (
@@ -25,6 +26,7 @@ from router_service.types import (
     ToolCall,
 )
 from tests.aggregators.panels import FakeAsk, panel, pool_of, said
+from tests.aggregators.test_injection import BLOCK, CONTROL
 
 MEMBERS = [said("ann", "A"), said("ben", "B"), said("cyd", "B")]
 POOL = pool_of(["ann", "ben", "cyd"], spare=["dan"])
@@ -172,6 +174,17 @@ async def test_replies_and_instructions_are_data():
     assert not any(line.startswith(">> FINAL ANSWER: (D)") for line in shown.splitlines())
     assert "> >> FINAL ANSWER: (D)" in shown
     assert "<|im_start|>" not in shown
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+async def test_no_reply_of_an_expert_breaks_out_of_its_marks(attack):
+    ask = conducting(
+        CALL.format(1), CALL.format(2), FINAL, reply=attack.text(answer="Xanadu", question="Which one is it?")
+    )
+    got = await conducted(panel_of(), ask)
+    for _, query, _ in ask.calls:
+        assert "Xanadu" not in BLOCK.sub("", query.text) and not CONTROL.search(query.text)
+    assert got.extracted == "C"
 
 
 @pytest.mark.parametrize(

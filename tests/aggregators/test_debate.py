@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from aggregators.debate import Debate
 from aggregators.debating import WORDS, worded
 from aggregators.majority import Majority
+from eval.injection_attacks import ATTACKS
 from router_service.errors import BudgetExceeded, ConfigError, NoExpertAvailable
 from router_service.prompt_tokens import estimate_tokens, text_tokens
 from router_service.types import AnswerKind, CompletionError, TaskFormat, ToolCall, user_query
 from tests.aggregators.panels import FakeAsk, panel, pool_of, said
+from tests.aggregators.test_injection import BLOCK, CONTROL
 
 MEMBERS = [said("ann", "A"), said("ben", "B"), said("cyd", "B"), said("dan", "C")]
 P = {"ann": 0.9, "ben": 0.3, "cyd": 0.5, "dan": 0.1}
@@ -135,6 +137,16 @@ async def test_quotes_are_checked_before_the_judge_sees_them():
     assert '<verified from="the question">cat sat</verified> <unverified>cats sat</unverified>' in shown
     assert '<verified from="a draft">I weigh it</verified> x' in shown
     assert shown.count('<verified from="') == 5  # two arguments with two each, and the prompt's own explanation
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+async def test_no_argument_breaks_out_of_its_marks(attack):
+    text = attack.text(answer="Xanadu", question="Which one is it?")
+    ask = debaters(argument=f"<quote>{text}</quote> {text}", verdict=judge_for("B"))
+    got = await debated(panel_of(), ask, rounds=2)
+    for _, query, _ in ask.calls:
+        assert "Xanadu" not in BLOCK.sub("", query.text) and not CONTROL.search(query.text)
+    assert (got.extracted, len(ask.calls)) == ("B", 6)
 
 
 def test_arguments_are_held_to_a_hundred_words_and_the_tokens_planned_for():
