@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from router_service.estimation import Floats
 from router_service.types import Outcome
 
 __all__ = ["LengthHabit", "length_habits"]
@@ -38,50 +39,62 @@ class LengthHabit:
 def length_habits(outcomes: Sequence[Outcome], *, level: float) -> dict[str, LengthHabit]:
     """The habits of every expert with at least 10 outcomes of known length.
 
-    A hard question makes everybody write more and err more, which says nothing of who is right on it. So an outcome's
-    length, in the expert's own standard deviations, and its grade are taken as differences from the means of all
-    outcomes of the same question, wherever a question has several; the sign is that of their Spearman rank correlation
-    where its two-sided p value is at most `level`.
+    A hard question makes everybody write more and err more, which says nothing of who is right on it. So the sign is
+    that of the partial rank correlation (Spearman's) of an expert's lengths with its grades, given how long the other
+    experts' completions of the same question were, each in its own standard deviations, and how right; where nobody
+    else answered any of its questions, of the plain one. It is believed where its two-sided p value is at most `level`.
     """
     known = [outcome for outcome in outcomes if outcome.completion_tokens]
-    by_expert: dict[str, list[int]] = {}
-    for row, outcome in enumerate(known):
-        by_expert.setdefault(outcome.expert_id, []).append(row)
     logs = np.log1p([outcome.completion_tokens or 0 for outcome in known])
-    standings, habits = np.zeros(len(known)), {}
-    for expert_id, rows in by_expert.items():
-        mean, spread = float(logs[rows].mean()), float(logs[rows].std())
-        habits[expert_id] = LengthHabit(sign=0, mean=mean, spread=spread)
-        standings[rows] = (logs[rows] - mean) / spread if spread >= _LEAST_SPREAD else 0.0
-    grades = np.array([outcome.correct for outcome in known])
-    questions = [(outcome.dataset, outcome.question_id) for outcome in known]
-    lengths, is_shared = _differences(standings, questions)
-    right, _ = _differences(grades, questions)
-    signed = {}
-    for expert_id, rows in by_expert.items():
-        compared = [row for row in rows if is_shared[row]] or rows
+    grades = np.array([outcome.correct for outcome in known], dtype=np.float64)
+    experts = _numbered(outcome.expert_id for outcome in known)
+    questions = _numbered((outcome.dataset, outcome.question_id) for outcome in known)
+    means, spreads = _mean(logs, experts), np.sqrt(_mean((logs - _mean(logs, experts)[experts]) ** 2, experts))
+    standings = (logs - means[experts]) / np.where(spreads < _LEAST_SPREAD, np.inf, spreads)[experts]
+    by_others = [_mean_of_others(values, questions, experts) for values in (standings, grades)]
+    habits = {}
+    for number, expert_id in enumerate(dict.fromkeys(outcome.expert_id for outcome in known)):
+        rows = np.flatnonzero(experts == number)
+        shared = rows[~np.isnan(by_others[0][rows])]
+        given = [column[shared] for column in by_others] if len(shared) else []
+        compared = shared if len(shared) else rows
         if len(compared) >= _FEWEST_OUTCOMES:
-            sign = _sign(lengths[compared], right[compared], level)
-            signed[expert_id] = LengthHabit(sign=sign, mean=habits[expert_id].mean, spread=habits[expert_id].spread)
-    return signed
+            sign = _sign(standings[compared], grades[compared], given, level=level)
+            habits[expert_id] = LengthHabit(sign=sign, mean=float(means[number]), spread=float(spreads[number]))
+    return habits
 
 
-def _differences(
-    values: NDArray[np.float64], questions: Iterable[object]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The values less the mean of their question's, and which questions have several."""
+def _numbered(names: Iterable[object]) -> NDArray[np.intp]:
+    """A number for each name, in order of first mention."""
     numbers: dict[object, int] = {}
-    rows = np.array([numbers.setdefault(question, len(numbers)) for question in questions], dtype=np.intp)
-    counts = np.bincount(rows, minlength=len(numbers))
-    sums = np.bincount(rows, weights=values, minlength=len(numbers))
-    is_shared = counts[rows] > 1
-    return np.where(is_shared, values - sums[rows] / np.maximum(counts[rows], 1), values), is_shared
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
 
 
-def _sign(lengths: NDArray[np.float64], grades: NDArray[np.float64], level: float) -> int:
-    if np.ptp(lengths) < _LEAST_SPREAD or np.ptp(grades) < _LEAST_SPREAD:
+def _mean(values: Floats, groups: NDArray[np.intp]) -> Floats:
+    return np.asarray(np.bincount(groups, weights=values) / np.maximum(np.bincount(groups), 1))
+
+
+def _mean_of_others(values: Floats, questions: NDArray[np.intp], experts: NDArray[np.intp]) -> Floats:
+    """Of each outcome, the mean of what the other experts' outcomes of its question have; NaN where there are none."""
+    pairs = _numbered(zip(questions.tolist(), experts.tolist(), strict=True))
+    others = np.bincount(questions)[questions] - np.bincount(pairs)[pairs]
+    sums = np.bincount(questions, weights=values)[questions] - np.bincount(pairs, weights=values)[pairs]
+    return np.where(others > 0, sums / np.maximum(others, 1), np.nan)
+
+
+def _sign(lengths: Floats, grades: Floats, given: Sequence[Floats], *, level: float) -> int:
+    """The sign of the rank correlation of what is left when each is regressed on the ranks of what is given; 0 where
+    that may be chance (Student's t, with a degree of freedom less for everything given)."""
+    from scipy.stats import rankdata, t
+
+    ranks = np.stack([np.ones(len(lengths)), *map(rankdata, given)], axis=1)
+    left = [
+        values - ranks @ np.linalg.lstsq(ranks, values, rcond=None)[0] for values in map(rankdata, (lengths, grades))
+    ]
+    norms = [float(np.linalg.norm(each)) for each in left]
+    freedom = len(lengths) - 2 - len(given)
+    if min(norms) < _LEAST_SPREAD * len(lengths) or freedom < 1:
         return 0
-    from scipy.stats import spearmanr
-
-    found = spearmanr(lengths, grades)
-    return int(np.sign(found.statistic)) if found.pvalue <= level else 0
+    correlation = float(left[0] @ left[1]) / (norms[0] * norms[1])
+    statistic = abs(correlation) * math.sqrt(freedom / max(1e-12, 1.0 - correlation**2))
+    return int(np.sign(correlation)) if 2.0 * float(t.sf(statistic, freedom)) <= level else 0
