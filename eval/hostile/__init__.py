@@ -1,0 +1,1 @@
+"""Programs that attack the sandbox, as data (`eval.sandbox_attacks` runs them)."""
