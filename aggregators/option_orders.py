@@ -36,6 +36,7 @@ _OF_SOME = re.compile(
     r"|\b(?:both|neither|either|only|options?|answers?|choices?|statements?|and|or|nor)\s+\(?[A-Z]\b\)?(?!\.)"
     r"|(?<![A-Za-z])\(?[A-Z]\)?\s*(?:,|&|\band\b|\bor\b|\bnor\b|\bonly\b)",
 )
+_OWN_LABEL = re.compile(r"(?:Option|Choice)[ \t]+[(\[]?A\W*\Z")
 _NAMED_OUTSIDE = re.compile(
     r"\b(?:[Oo]ptions?|[Cc]hoices?|[Aa]nswers?|[Aa]lternatives?)\s+\(?[A-Z]\b\)?(?!\s*[,/.]\s*\(?[B-Z]\b)"
 )
@@ -120,7 +121,7 @@ def _movable(text: str, spans: _Spans) -> ShownOptions | None:
     """What is shown, unless the options or the question speak of options by letter or place."""
     options = [text[start:end] for start, end in spans]
     *others, last = options
-    outside = text[: spans[0][0]] + text[spans[-1][1] :]
+    outside = _OWN_LABEL.sub("", text[: spans[0][0]]) + text[spans[-1][1] :]
     is_last_fixed = bool(_OF_ALL.search(last))
     if any(map(_OF_ALL.search, others)) or any(map(_OF_SOME.search, options)) or _NAMED_OUTSIDE.search(outside):
         return None
