@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     from router_service.backends.transformers import Transformers
 
-    backend = keeping(Transformers(), given.out / _CALLS_FILE)
+    backend = keeping(Transformers(threads=1), given.out / _CALLS_FILE)
     asyncio.run(measure(settings, backend, report=given.json))
 
 
