@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -57,8 +58,12 @@ def plain_text(answer: str) -> str:
     Signs stay: "-5", "A+", "5!". Superscripts are never turned into plain digits.
     """
     said = " ".join(answer.split())
-    if len(said) > _MAX_CHARS:
-        return said
+    return said if len(said) > _MAX_CHARS else _compared(said)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compared(said: str) -> str:
+    """The words of a short answer that has single spaces."""
     said = _EMPHASISED.sub(r"\2", said)
     if _FORMAL.search(said) or _SUPERSCRIPT.search(said):
         return said

@@ -6,7 +6,7 @@ import math
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.option_orders import find_options, other_orders
@@ -79,6 +79,7 @@ def test_an_option_that_speaks_of_all_above_stays_last():
     assert other_orders(shown, 9, seed=1) == ((1, 0, 2),)
 
 
+@settings(deadline=None)
 @given(count=st.integers(2, 10), how_many=st.integers(0, 30), seed=st.integers(0, 2**62))
 def test_orders_are_different_none_is_the_one_shown_and_the_seed_draws_them(count, how_many, seed):
     shown = find_options("\n".join(f"{letter}) option {n}" for n, letter in enumerate(string.ascii_uppercase[:count])))
@@ -91,6 +92,7 @@ def test_orders_are_different_none_is_the_one_shown_and_the_seed_draws_them(coun
         assert find_options(shown.reordered(order)).options == tuple(shown.options[place] for place in order)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(max_size=5), max_size=4))
 def test_no_text_breaks_it(text, options):
     shown = find_options(text, options)

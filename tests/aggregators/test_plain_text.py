@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.equivalence import canonical, same_answer
@@ -70,6 +70,7 @@ def test_a_long_text_is_the_same_only_word_for_word():
     assert not same_answer(text, text.lower(), FREE)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_white_space_never_counts_and_nothing_is_lost(text):
     padded = f"  {text} \n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import scipy.constants
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.quantities import quantity_key, unit_named
@@ -109,6 +109,7 @@ def test_factors_are_those_of_scipy(name):
         assert float(unit.factor) == pytest.approx(ORACLE[name], rel=1e-12)
 
 
+@settings(deadline=None)
 @given(
     st.integers(-(10**9), 10**9), st.sampled_from([("km", "m", 3), ("kg", "g", 3), ("MW", "kW", 3), ("GB", "MB", 3)])
 )
@@ -117,6 +118,7 @@ def test_a_thousand_of_the_smaller_unit_is_one_of_the_larger(count, units):
     assert quantity_key(f"{count} {larger}") == quantity_key(f"{count * 10**power} {smaller}")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=70))
 def test_no_text_breaks_it(text):
     key = quantity_key(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.majority import Majority
@@ -51,12 +51,14 @@ async def test_level_samples_go_by_the_lowest_number_and_level_experts_by_sample
     assert (await vote([*samples("ann", "A"), *samples("ben", "B")])).extracted == "A"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("ABC"), min_size=1, max_size=9))
 async def test_one_expert_is_plain_plurality(answers):
     got = await vote(samples("ann", answers))
     assert got.extracted == max(dict.fromkeys(answers), key=answers.count)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("ABC"), min_size=1, max_size=9))
 async def test_one_sample_of_each_is_the_majority(answers):
     members = [said(f"e{number}", answer) for number, answer in enumerate(answers)]

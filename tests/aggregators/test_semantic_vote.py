@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.differences import conflict, ordinary_words, signature
@@ -121,6 +121,7 @@ def test_what_does_not_decide_is_let_pass(a, b):
     assert conflict(signature(a, ordinary=ordinary), signature(b, ordinary=ordinary)) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["x + 1", "1 + x", "It is so", "It is not so", "yes", "7"]), unique=True), st.randoms())
 def test_groups_do_not_depend_on_the_order(texts, random):
     embed = on_a_line({"It is so": 0, "It is not so": 1, "yes": 2})
