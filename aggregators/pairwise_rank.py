@@ -149,7 +149,7 @@ class _Match:
             return ()
         if self.by == "reply":
             return (made.planned,)
-        return tuple(planned_reading(self.panel, self.judge, made.query, verdict) for verdict in _WORDED)
+        return tuple(planned_reading(self.panel, self.judge, query=made.query, text=verdict) for verdict in _WORDED)
 
     async def compare(self, left: int, right: int, ask: Ask) -> float:
         """Above 0 where the left one is better, below where the right one is, 0 where the judge does not tell."""

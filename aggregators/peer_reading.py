@@ -29,7 +29,9 @@ def planned_readings(panel: Panel, groups: Sequence[AnswerGroup]) -> tuple[Plann
     """Every reading as a call of its own that writes nothing: one per expert of the panel and different answer."""
     answers = _answers(panel, groups)
     return tuple(
-        planned_reading(panel, expert_id, panel.query, answer) for expert_id in _peers(panel) for answer in answers
+        planned_reading(panel, expert_id, query=panel.query, text=answer)
+        for expert_id in _peers(panel)
+        for answer in answers
     )
 
 

@@ -12,22 +12,22 @@ from router_service.types import Message, Panel, Query, Usage
 __all__ = ["planned_reading", "reading_usage"]
 
 
-def planned_reading(panel: Panel, expert_id: str, query: Query, text: str) -> PlannedCall:
+def planned_reading(panel: Panel, expert_id: str, *, query: Query, text: str) -> PlannedCall:
     """One text read after its query: a call that writes nothing."""
-    tokens = _tokens(panel, expert_id, query, text)
+    tokens = _tokens(panel, expert_id, query=query, text=text)
     return PlannedCall(expert_id=expert_id, prompt_tokens=tokens, completion_tokens=1)
 
 
 def reading_usage(panel: Panel, expert_id: str, texts: Sequence[tuple[Query, str]]) -> Usage:
     """A completion a text, all of it prompt tokens, estimated: no backend says how many it really read."""
-    tokens = sum(_tokens(panel, expert_id, query, text) for query, text in texts)
+    tokens = sum(_tokens(panel, expert_id, query=query, text=text) for query, text in texts)
     expert = panel.experts.get(expert_id)
     prices = expert.prices if expert is not None else None
     cost = tokens * prices.input_usd_per_mtok / 1e6 if prices is not None else None
     return Usage(completions=len(texts), prompt_tokens=tokens, cost_usd=cost)
 
 
-def _tokens(panel: Panel, expert_id: str, query: Query, text: str) -> int:
+def _tokens(panel: Panel, expert_id: str, *, query: Query, text: str) -> int:
     read = replace(query, messages=(*query.messages, Message(role="assistant", content=text)))
     expert = panel.experts.get(expert_id)
     return estimate_tokens(read) + (persona_tokens(expert) if expert is not None else 0)
