@@ -36,6 +36,9 @@ class TopkComplexVote:
     in the middle. Completions level with the last one that is kept are kept too, so where length says nothing of
     anybody all vote.
 
+    On recorded outcomes (MMLU-Pro, 336 fit questions) length said something of 2 of 16 small models and 1 of 10 large
+    ones, hardly more than chance would have it: there this vote is the majority's.
+
     Answers with equally many of these votes go by all votes, then by the earliest. Confidence is the winner's share
     of the votes that were kept; agreement counts every member, as always.
     """
