@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from aggregators.ballot import answer_of, gather_votes
 from aggregators.base import AGGREGATORS, Aggregator, PlannedCall
-from aggregators.briefs import Brief, brief
+from aggregators.briefs import Brief, Reply, brief
 from aggregators.drafts import DraftSheet
 from aggregators.endings import after_last, steps
 from aggregators.equivalence import AnswerGroup
@@ -95,7 +95,7 @@ class NominalGroup:
         if made is None:
             return await vote_stands(panel, ask=ask, because="question and drafts do not fit into the writer's window")
         reply = await made.put(ask)
-        found = _found(reply.text, made.sheet, panel) if reply.problem is None else None
+        found = _found(reply, made.sheet, panel) if reply.problem is None else None
         if reply.completion is None or found is None:
             because = reply.problem or f"no answer can be read out of what {made.expert_id} wrote"
             return await vote_stands(panel, ask=ask, because=because, usage=reply.usage, notes=made.sheet.notes)
@@ -122,8 +122,13 @@ def _counted(panel: Panel, groups: Sequence[AnswerGroup]) -> Answer:
     return answer_of(panel, winner, aggregator="nominal_group", confidence=confidence)
 
 
-def _found(text: str, sheet: DraftSheet, panel: Panel) -> _Found | None:
-    """The first of the places an answer may stand in that holds one which can be read."""
+def _found(reply: Reply, sheet: DraftSheet, panel: Panel) -> _Found | None:
+    """The first of the places an answer may stand in that holds one which can be read.
+
+    A reply that was cut off before its final answer holds none: its last step may be half a sentence, or the model ran
+    in circles.
+    """
+    text = reply.text
     final, written = after_last(text, _FINAL), steps(text)
     if final is not None:
         named = _A_DRAFT.fullmatch(final)
@@ -132,6 +137,8 @@ def _found(text: str, sheet: DraftSheet, panel: Panel) -> _Found | None:
             return _Found(text=without_thoughts(member.text) or member.extracted or "")
         if named is None and extract(final, panel.query.task_format) is not None:
             return _Found(text=final)
+    if reply.completion is None or reply.completion.finish_reason == "length":
+        return None
     is_short = panel.query.task_format.kind in _SHORT_KINDS
     for number in (_BEST, _COMBINED) if is_short else (_COMBINED,):
         if number in written and extract(written[number], panel.query.task_format) is not None:

@@ -64,6 +64,24 @@ async def test_replies_that_keep_loosely_to_the_form(reply, extracted, note):
     assert note is None or note in got.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("reply", "aggregator"),
+    [
+        ("1, 2, 3, 4, 5", "majority"),
+        (STEPS.format("The answer is (D).", "The answer is (D)."), "majority"),
+        ("Final answer: the answer is (B), for", "nominal_group"),
+    ],
+)
+async def test_a_reply_that_was_cut_off_counts_from_its_final_answer_on(reply, aggregator):
+    class Cut(FakeAsk):
+        async def __call__(self, expert_id, query, *, is_visible=False):
+            said = await super().__call__(expert_id, query, is_visible=is_visible)
+            return dataclasses.replace(said, finish_reason="length")
+
+    got = await made(panel(MEMBERS), Cut(reply))
+    assert (got.aggregator, got.extracted) == (aggregator, "B")
+
+
 async def test_a_final_answer_that_names_a_draft_is_that_draft():
     ask = FakeAsk("Step 7: the second.\nFinal answer: Draft 2.")
     got = await made(panel(MEMBERS), ask)
