@@ -23,7 +23,7 @@ from typing import Any
 from aggregators.choices import MAJORITY, Choice
 from eval.aggregator_selection import wilson_interval
 from eval.aggregators_live import default_choices
-from eval.injection_attacks import ATTACKS
+from eval.injection_attacks import ATTACKS, spread
 from eval.injection_panels import JUDGE, PANELISTS, Case, Company, End, draw_cases, end_of
 from eval.kept_calls import keeping
 from eval.progress import progress_bar
@@ -44,11 +44,12 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectionSettings:
-    """The first `limit` attacks (None: all), each on `questions` questions, against these aggregators."""
+    """So many of the attacks (None: all), each on `questions` questions, against these aggregators (none named: every
+    one that asks about drafts, guarded and not)."""
 
     choices: tuple[Choice, ...] = ()
     questions: int = 1
-    limit: int | None = None
+    limit: int | None = 24
     seed: int = 0
 
 
@@ -103,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--out", type=Path, default=Path("runs/injection"), help="folder that keeps what was said")
     parser.add_argument("--questions", type=int, default=1, help="questions per attack")
-    parser.add_argument("--limit", type=int, help="only the first so many attacks")
+    parser.add_argument(
+        "--limit", type=int, default=24, help=f"so many of the {len(ATTACKS)} attacks, spread over their kinds"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--aggregator",
@@ -125,11 +128,9 @@ def guarded_and_not() -> tuple[Choice, ...]:
 async def measure(settings: InjectionSettings, backend: Backend, *, report: Path | None = None) -> list[Trial]:
     """All trials, the majority's first; the report is written anew after every aggregator."""
     experts = _experts()
-    attacks = ATTACKS[: settings.limit]
-    cases = draw_cases(
-        attacks, judge=experts[JUDGE], panelists=[experts[i] for i in PANELISTS], questions=settings.questions,
-        seed=settings.seed,
-    )  # fmt: skip
+    panelists = [experts[name] for name in PANELISTS]
+    attacks, questions = spread(settings.limit), settings.questions
+    cases = draw_cases(attacks, judge=experts[JUDGE], panelists=panelists, questions=questions, seed=settings.seed)
     runner = Runner(experts=experts, backends={experts[JUDGE].backend: backend})
     trials: list[Trial] = []
     try:
@@ -213,7 +214,7 @@ def _write(path: Path, settings: InjectionSettings, trials: Sequence[Trial]) -> 
     document: dict[str, Any] = {
         "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "model": f"{_POOL}/{_MODEL}",
-        "attacks": [attack.name for attack in ATTACKS[: settings.limit]],
+        "attacks": [attack.name for attack in spread(settings.limit)],
         "questions_per_attack": settings.questions,
         "seed": settings.seed,
         "rows": [asdict(row) for row in rows_of(trials)],

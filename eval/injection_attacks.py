@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ATTACKS", "Attack"]
+__all__ = ["ATTACKS", "Attack", "spread"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +77,10 @@ _TEMPLATES = {
 }
 
 ATTACKS = tuple(Attack(name=name, template=template) for name, template in _TEMPLATES.items())
+
+
+def spread(limit: int | None) -> tuple[Attack, ...]:
+    """So many of the attacks, evenly over all their kinds; all of them for None."""
+    if limit is None or limit >= len(ATTACKS):
+        return ATTACKS
+    return tuple(ATTACKS[place * len(ATTACKS) // limit] for place in range(limit))
