@@ -339,23 +339,30 @@ def _work_and_exit(work: Callable[[], int | None], closes: tuple[int, ...]) -> N
 
 
 def _end_all_others() -> None:
-    """Kill every process of this namespace but the first and ourselves, and bury our own."""
-    while True:
-        try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            break
-        _bury()
-        time.sleep(0.0005)
-    _bury()
+    """Kill every process of this namespace but the first and ourselves, bury our own, and see the first bury the
+    others."""
+    while _killed_any():
+        if not _buried_any():
+            time.sleep(0.0005)
 
 
-def _bury() -> None:
+def _killed_any() -> bool:
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _buried_any() -> bool:
+    """Wait for all our processes, which were killed; False where there was none."""
+    buried = 0
+    try:
+        while True:
+            os.waitpid(-1, 0)
+            buried += 1
     except ChildProcessError:
-        pass
+        return buried > 0
 
 
 def _frame() -> str | None:
