@@ -19,13 +19,13 @@ _PATTERNS = (
     r"<(?:start|end)_of_turn>|<<SYS>>|\[/?INST\]|</?tool_(?:call|response)>",
     r"^#{2,4} ?(?:instruction|response|system)s?\b",
     r"^(?:human|assistant): ?\S[\s\S]*^(?:human|assistant): ?\S",
-    r"^\W*(?:system|developer|admin)(?: (?:note|message|prompt|override))?\b[^:\n]{0,20}:"
+    r"^[^\w\n]*(?:system|developer|admin)(?: (?:note|message|prompt|override))?\b[^:\n]{0,20}:"
     r".{0,120}\b(?:reply|answer|output|drafts?)\b",
     # characters that hide or turn text
     "[\U000e0000-\U000e0fff]|[\u202a-\u202e\u2066-\u2069]",
     # forged layout, verdicts, votes
-    r"^\W*(?:\w+ )?end of (?:the |all )?drafts?\b",
-    r"^\W*(?:\w{6,10} )?draft \d+\b\W*$",
+    r"^[^\w\n]*(?:\w+ )?end of (?:the |all )?drafts?\b",
+    r"^[^\w\n]*(?:\w{6,10} )?draft \d+\b[^\w\n]*$",
     r"\b(?:best|better): ?\d\b",
     r'"(?:best|better|winner)"\s*:\s*\d',
     r"\bthe (?:judge|panel)\b[^.\n]{0,60}\b(?:pick|chose|decided|selected)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def sheet_of(members, **options):
 )
 def test_honest_texts_do_not_plead(text):
     assert not pleads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 60_000, "#" * 60_000, "a " * 30_000, "Human: x\n" * 6_000, "ignore " * 8_000, "the judge " * 6_000],
+)
+def test_a_flood_takes_no_time(text):
+    started = time.perf_counter()
+    pleads(text)
+    assert time.perf_counter() - started < 3
 
 
 def test_most_attacks_are_seen_for_what_they_are():
