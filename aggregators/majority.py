@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aggregators.ballot import answer_of, gather_votes
 from aggregators.base import AGGREGATORS
-from aggregators.settling import lead_is_safe
+from aggregators.settling import safe_leader
 from router_service.types import Answer, Ask, Panel
 
 __all__ = ["Majority"]
@@ -31,4 +31,4 @@ class Majority:
 
     def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
         """Whether one answer has more votes than any other could still get."""
-        return lead_is_safe(panel, pending)
+        return not pending or safe_leader(panel, pending) is not None

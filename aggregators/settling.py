@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from aggregators.equivalence import vote_key
 from router_service.types import AnswerKind, Completion, Panel
 
-__all__ = ["Tally", "Vote", "come_later", "lead_is_safe", "tally", "votes_so_far"]
+__all__ = ["Tally", "Vote", "come_later", "safe_leader", "tally", "votes_so_far"]
 
 _LEAST_LEAD = 1e-9
 """Sums of weights nearer to each other than this are taken for level: in which order they were added may show."""
@@ -66,15 +66,14 @@ def tally(
     return Tally(key, lead, math.fsum(rivals) if kind is AnswerKind.NUMBER else max(rivals, default=0.0))
 
 
-def lead_is_safe(
+def safe_leader(
     panel: Panel, pending: Sequence[str], *, weight: Callable[[str], float] = lambda expert_id: 1.0
-) -> bool:
-    """Whether the answer ahead stays ahead even if all of `pending` vote for its strongest rival, or for a new one."""
-    if not pending:
-        return True
+) -> str | None:
+    """The key of the answer that stays ahead even if all of `pending` vote for its strongest rival, or for a new one;
+    None where there is none."""
     found = tally(votes_so_far(panel), panel.query.task_format.kind, weight=weight)
     out = math.fsum(weight(expert_id) for expert_id in pending)
-    return found is not None and found.lead - found.rival > out + _LEAST_LEAD
+    return found.key if found is not None and found.lead - found.rival > out + _LEAST_LEAD else None
 
 
 def come_later(panel: Panel, member: Completion, pending: Iterable[str]) -> bool:

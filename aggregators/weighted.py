@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aggregators.ballot import answer_of, gather_votes
 from aggregators.base import AGGREGATORS
 from aggregators.equivalence import AnswerGroup
-from aggregators.settling import lead_is_safe, votes_so_far
+from aggregators.settling import safe_leader, votes_so_far
 from router_service.errors import ConfigError
 from router_service.types import Answer, AnswerKind, Ask, Panel
 
@@ -66,18 +66,21 @@ class Weighted:
 
     def is_settled(self, panel: Panel, pending: Sequence[str]) -> bool:
         """Whether one answer has more weight than any other could still get. Where the number of possible answers hangs
-        on those held, and with it every weight, that has to hold for each number there may be in the end."""
+        on those held, and with it every weight, that has to be the same one for each number there may be in the end."""
         if not pending:
             return True
         votes = votes_so_far(panel)
+        if not votes:
+            return False
         experts = {*pending, *(vote.expert_id for vote in votes)}
         held = len({vote.key for vote in votes})
         fewest = 1 if panel.query.task_format.kind is AnswerKind.NUMBER else held
         counts = {self._possible_answers(panel, number) for number in range(fewest, held + len(pending) + 1)}
-        return bool(votes) and all(
-            lead_is_safe(panel, pending, weight=self._weights(panel, experts, possible).__getitem__)
+        leaders = {
+            safe_leader(panel, pending, weight=self._weights(panel, experts, possible).__getitem__)
             for possible in counts
-        )
+        }
+        return len(leaders) == 1 and None not in leaders
 
     def _weights(self, panel: Panel, expert_ids: Iterable[str], possible: int) -> Mapping[str, float]:
         weights = {}

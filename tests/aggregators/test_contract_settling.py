@@ -46,7 +46,13 @@ def rounds(draw):
             is_lost = draw(st.integers(0, 9)) == 0
             text = answer or ""
             whole.append(failed(expert_id) if is_lost else said(expert_id, answer, sample=sample, text=text))
-    chances = draw(st.dictionaries(st.sampled_from(["ann", "ben", "cyd", "dan", "eve"]), st.floats(0, 1), max_size=5))
+    chances = draw(
+        st.dictionaries(
+            st.sampled_from(["ann", "ben", "cyd", "dan", "eve"]),
+            st.sampled_from([0.0, 0.3125, 0.9]) | st.floats(0, 1),
+            max_size=5,
+        )
+    )
     out = draw(st.sets(st.integers(0, len(whole) - 1), max_size=4))
     return kind, tuple(whole), chances, out
 

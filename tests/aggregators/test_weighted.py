@@ -77,6 +77,15 @@ async def test_a_certain_expert_is_clipped():
     assert got.extracted == "B"
 
 
+def test_one_more_answer_changes_every_weight_so_it_is_not_settled():
+    """With two answers held a vote of p = 0.3125 is worth next to nothing, with three it outweighs a crowd at chance."""
+    many = [said("poor", "geese", sample=number, task_format=LITERAL) for number in range(7)]
+    members = [said("ben", "mice", task_format=LITERAL), *many]
+    one = panel(members, p={"ben": 0.3125, "poor": 0.0}, task_format=LITERAL)
+    assert not Weighted().is_settled(one, ["poor"])
+    assert Weighted(answers=2).is_settled(one, ["poor"])
+
+
 @pytest.mark.parametrize("prior", [0.0, 1.0, -1.0, 7.0])
 def test_a_prior_outside_0_and_1_is_refused(prior):
     with pytest.raises(ConfigError, match="prior is"):
