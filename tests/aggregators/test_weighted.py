@@ -78,7 +78,7 @@ async def test_a_certain_expert_is_clipped():
 
 
 def test_one_more_answer_changes_every_weight_so_it_is_not_settled():
-    """With two answers held a vote of p = 0.3125 is worth next to nothing, with three it outweighs a crowd at chance."""
+    """With two answers held a vote of p = 0.3125 is worth next to nothing, with three it outweighs many at chance."""
     many = [said("poor", "geese", sample=number, task_format=LITERAL) for number in range(7)]
     members = [said("ben", "mice", task_format=LITERAL), *many]
     one = panel(members, p={"ben": 0.3125, "poor": 0.0}, task_format=LITERAL)
