@@ -51,8 +51,8 @@ class _Shuffled:
 
 @AGGREGATORS.register("choice_shuffle_vote")
 class ChoiceShuffleVote:
-    """Each expert that holds an answer (or one that is named) is asked in `orders` - 1 more orders of the options, and each
-    answer, mapped back to its letter, is one vote beside the panel's own.
+    """Each expert that holds an answer (or one that is named) is asked in `orders` - 1 more orders of the options, and
+    each answer, mapped back to its letter, is one vote beside the panel's own.
 
     It only ever decides between answers that the panel holds, for the text of the answer is a member's, whose letters
     are those of the question as it was put; votes for other letters are told of in a note where they are the most.
