@@ -33,15 +33,19 @@ def main(arguments: Sequence[str] | None = None, *, panels: Sequence[VotePanel] 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     given = _parser().parse_args(arguments)
     names = tuple(given.aggregator or vote_names())
+    fit_on = tuple(given.fit_on.split("+"))
     rows: list[VoteRow] = []
     for dataset in load_datasets(given.data):
         pools = tuple(name for name in given.pool or dataset.pools if name in dataset.pools)
         if pools:
             with progress_bar(dataset.name) as on_progress:
-                rows += asyncio.run(vote_rows(dataset, pools, names, panels=panels, on_progress=on_progress))
+                rows += asyncio.run(
+                    vote_rows(dataset, pools, names, panels=panels, fit_on=fit_on, on_progress=on_progress)
+                )
     document = {
         "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "panels": [panel.name for panel in panels],
+        "fit_on": fit_on,
         "rows": [asdict(row) for row in rows],
     }
     write_atomically(given.json, json.dumps(document, indent=1) + "\n")
@@ -59,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pool", action="append", help="named pool; repeat it; all where none is named")
     parser.add_argument("--aggregator", action="append", help="vote; repeat it; all where none is named")
+    parser.add_argument("--fit-on", default="fit", help="splits to learn from, joined by +; fit is always one")
     parser.add_argument("--json", type=Path, required=True, help="file for the figures")
     parser.add_argument("--html", type=Path, help="the tables as a page")
     return parser

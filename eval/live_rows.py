@@ -17,8 +17,9 @@ VOTES = (MAJORITY, Choice(aggregator="weighted"))
 """What every aggregator is compared with, over k drafts and over as many calls as it made."""
 
 _NOTES_KEPT = 5
-_HANDS_ON = "selected"
-"""Its answers bear the names of those whom it chose."""
+_SELECTED = "selected"
+_HAND_ON = ("auto", _SELECTED)
+"""Their answers bear the names of those whom they chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class LiveTable:
         equal = {vote.name: await self._equal_grades(vote, wanted) for vote in VOTES}
         answers = [answer for answer in run.answers if answer is not None]
         return LiveRow(
-            name=_HANDS_ON if choice.aggregator == _HANDS_ON else choice.name,
+            name=_SELECTED if choice.aggregator == _SELECTED else choice.name,
             recruiter=self._recruiter,
             k=self._k,
             n=len(run.grades),
@@ -89,7 +90,7 @@ class LiveTable:
             vs_equal={name: paired_difference(run.grades, grades) for name, grades in equal.items()},
             equal_accuracy={name: _mean(grades) for name, grades in equal.items()},
             n_short=sum(many > self._panels.most_drafts for many in wanted),
-            fallbacks=0 if choice.aggregator == _HANDS_ON else sum(a.aggregator != choice.aggregator for a in answers),
+            fallbacks=0 if choice.aggregator in _HAND_ON else sum(a.aggregator != choice.aggregator for a in answers),
             failures=sum(isinstance(end, RouteFailure) for end in run.ends),
             notes=dict(Counter(note for answer in answers for note in answer.notes).most_common(_NOTES_KEPT)),
             model_s=run.model_s,

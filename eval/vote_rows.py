@@ -76,15 +76,19 @@ async def vote_rows(
     aggregators: Sequence[str],
     *,
     panels: Sequence[VotePanel] = PANELS,
+    fit_on: Sequence[str] = ("fit",),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[VoteRow]:
-    """A row per pool, panel and aggregator; the majority and the fixed panels are run whether named or not."""
+    """A row per pool, panel and aggregator; the majority and the fixed panels are run whether named or not. Splits of
+    `fit_on` besides `fit` are learned from, also in the cross-validation, and never judged."""
     names = tuple(dict.fromkeys((_MAJORITY, *aggregators)))
-    done = _Counter(total=(_FOLDS + 1) * len(_plans(dataset, pools, names, panels=panels)), on_progress=on_progress)
-    tested = await _judged(dataset, pools, names, panels=panels, done=done)
+    plans = _plans(dataset, pools, names, panels=panels, fit_on=fit_on)
+    folds = [fold for fold in (_fold(dataset, number, fit_on) for number in range(_FOLDS)) if fold is not None]
+    done = _Counter(total=(len(folds) + 1) * len(plans), on_progress=on_progress)
+    tested = await _judged(dataset, plans, done)
     fitted: Grades = {}
-    for fold in range(_FOLDS):
-        part = await _judged(_fold(dataset, fold), pools, names, panels=panels, done=done)
+    for fold in folds:
+        part = await _judged(fold, plans, done)
         for key, result in part.items():
             fitted[key] = (*fitted.get(key, ()), *result.grades)
     return [
@@ -109,10 +113,10 @@ class _Counter:
 
 
 async def _judged(
-    dataset: Dataset, pools: Sequence[str], names: Sequence[str], *, panels: Sequence[VotePanel], done: _Counter
+    dataset: Dataset, plans: Sequence[ReplayPlan], done: _Counter
 ) -> dict[tuple[str, VotePanel, str], ReplayResult]:
     found = {}
-    for plan in _plans(dataset, pools, names, panels=panels):
+    for plan in plans:
         for result in await replay(dataset, plan):
             row = result.row
             assert row.k is not None
@@ -122,7 +126,12 @@ async def _judged(
 
 
 def _plans(
-    dataset: Dataset, pools: Sequence[str], names: Sequence[str], *, panels: Sequence[VotePanel]
+    dataset: Dataset,
+    pools: Sequence[str],
+    names: Sequence[str],
+    *,
+    panels: Sequence[VotePanel],
+    fit_on: Sequence[str],
 ) -> list[ReplayPlan]:
     """A plan per size of panel, the fixed panel of that size always in it."""
     by_k: dict[int, list[str]] = {}
@@ -134,18 +143,22 @@ def _plans(
             recruiters=tuple(dict.fromkeys(recruiters)),
             aggregators=tuple(names),
             ks=(k,),
+            fit_on=tuple(fit_on),
             uses_responses=(dataset.folder / "responses.parquet").is_file(),
         )
         for k, recruiters in by_k.items()
     ]
 
 
-def _fold(dataset: Dataset, fold: int) -> Dataset:
-    """The dataset's fit questions alone, a fifth of them to be judged."""
-    questions = [
+def _fold(dataset: Dataset, fold: int, fit_on: Sequence[str]) -> Dataset | None:
+    """The dataset's fit questions, a fifth of them to be judged, and those of further splits to learn from; None where
+    that fifth is empty."""
+    fit = [
         replace(q, split="test" if stable_seed("fold", q.id) % _FOLDS == fold else "fit") for q in dataset.split("fit")
     ]
-    return replace(dataset, questions=tuple(questions))
+    more = [question for question in dataset.questions if question.split != "fit" and question.split in fit_on]
+    is_judged = any(question.split == "test" for question in fit)
+    return replace(dataset, questions=(*fit, *more)) if is_judged else None
 
 
 def _row(

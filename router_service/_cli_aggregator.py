@@ -147,7 +147,7 @@ def _rows(cell: CellEvidence) -> Iterator[list[object]]:
         chosen = "*" if one.choice == cell.chosen else ""
         yield [
             _title(cell), f"{one.choice.name}{chosen}", one.accuracy, *one.ci95, round(one.own_calls, 2),
-            one.equal.get("majority"), one.equal.get("weighted"), one.p_value, one.fallbacks, one.n_short,
+            one.equal.get("majority"), one.equal.get("weighted"), f"{one.p_value:.2g}", one.fallbacks, one.n_short,
         ]  # fmt: skip
 
 

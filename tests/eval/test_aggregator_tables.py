@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from eval.metrics import Difference
 from eval.vote_rows import VotePanel, VoteRow, vote_names, vote_rows
 from tests.eval.recorded_dataset import recorded_folder, write_dataset
 
+ONE = VotePanel(recruiter="fixed", k=1)
 TWO = VotePanel(recruiter="fixed", k=2)
 EVERYBODY = VotePanel(recruiter="all", k=3)
 
@@ -45,6 +47,19 @@ async def test_rows_are_over_the_same_panels_and_beside_the_fixed_ones(tmp_path)
     assert all(r.vs_fixed.mean == 0 for r in rows if (r.aggregator, r.panel) == ("majority", TWO))
     assert {r.calls_per_query for r in rows if r.panel == TWO} == {2.0}
     assert seen[-1] == (12, 12)
+
+
+async def test_further_splits_are_learned_from_and_never_judged(tmp_path):
+    """Where the fit questions of a kind are called `extra`, `fixed` still learns from them whom to ask."""
+    dataset = load_dataset(write_dataset(tmp_path / "tiny"))
+    moved = [replace(q, split="extra") if q.id.startswith("fit-number") else q for q in dataset.questions]
+    rows = await vote_rows(
+        replace(dataset, questions=tuple(moved)), ["duo"], ["majority"], panels=(ONE,), fit_on=("fit", "extra")
+    )
+    assert [(r.n, r.n_fit) for r in rows] == [(24, 12)]
+    alone = await vote_rows(replace(dataset, questions=tuple(moved)), ["duo"], ["majority"], panels=(ONE,))
+    assert alone[0].fit_accuracy == 1.0, "on choices alone the traveller is best, and right on every one"
+    assert rows[0].fit_accuracy < 1.0
 
 
 def test_votes_are_those_that_ask_nobody():
