@@ -32,6 +32,9 @@ _GIVEN_TESTS = "tests"
 
 _MAX_GIVEN_TESTS = 64
 
+_MAX_SIGNATURE_CHARS = 200
+"""A longer one is not shown to testers: a candidate must not fill their windows."""
+
 
 class CodeChoice(ABC):
     """The member whose code a rule picks from the pass matrix: its rows the candidates, its columns the tests.
@@ -175,7 +178,8 @@ def _winning_group(members: Sequence[Completion], winners: Sequence[int], checke
 
 def _entry(panel: Panel) -> str:
     """How the candidates say that they are called: what most of them define, for a task that leaves the name open."""
-    counted = Counter(name for member in panel.members for name in dict.fromkeys(signatures(member.extracted or "")))
+    found = [name for member in panel.members for name in dict.fromkeys(signatures(member.extracted or ""))]
+    counted = Counter(name for name in found if len(name) <= _MAX_SIGNATURE_CHARS)
     if not counted:
         return ""
     most = max(counted.values())

@@ -9,6 +9,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aggregators.extract import without_thoughts
@@ -17,7 +18,7 @@ from router_service.types import ExecutingAsk, Execution, Program, Query
 __all__ = ["CheckedCandidates", "check_candidates", "defined_names", "judge_program", "read_tests", "signatures"]
 
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_ASSERT = re.compile(r"^\s*(?:[-*]\s+|\d+[.)]\s+)?`?(assert\b.*?)`?\s*$")
+_ASSERT = re.compile(r"^\s*(?:[-*]\s+|\d+[.)]\s+)?`?(assert\b.*)$")
 
 _MAX_TEST_CHARS = 4000
 _MAX_TEST_LINES = 12
@@ -92,11 +93,16 @@ def _tests_among(body: Sequence[ast.stmt], before: Sequence[ast.stmt] = ()) -> I
     for node in body:
         if isinstance(node, ast.Assert):
             bare = ast.Assert(test=node.test, msg=None)
-            yield "\n".join(ast.unparse(part) for part in (*_needed(bare, seen), bare))
+            with suppress(RecursionError, ValueError):  # one nested too deep to be written out again is none
+                yield _written((*_needed(bare, seen), bare))
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom):
             seen.append(node)
         elif isinstance(node, ast.FunctionDef) and not node.args.args:
             yield from _tests_among(node.body, seen)
+
+
+def _written(statements: Sequence[ast.stmt]) -> str:
+    return "\n".join(map(ast.unparse, statements))
 
 
 def _needed(test: ast.stmt, before: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -131,8 +137,9 @@ def _assert_starts(block: str) -> Iterator[list[ast.stmt]]:
         start = _ASSERT.match(line)
         if start is None:
             continue
+        first = start[1].rstrip().removesuffix("`")
         for length in range(_MAX_TEST_LINES):
-            body = _body("\n".join([start[1], *lines[number + 1 : number + 1 + length]]))
+            body = _body("\n".join([first, *lines[number + 1 : number + 1 + length]]))
             if body is not None:
                 yield body[:1]
                 break

@@ -121,9 +121,9 @@ def _statements(text: str) -> Iterator[str]:
 def _json_statement(line: str) -> str:
     try:
         value, _ = _DECODER.raw_decode(line)
+        return value if isinstance(value, str) else _compact(value)
     except (ValueError, RecursionError):
         return line.rstrip(" ,}")
-    return value if isinstance(value, str) else _compact(value)
 
 
 def _bare(text: str) -> str:

@@ -98,11 +98,14 @@ def _lists(text: str, label: re.Pattern[str]) -> Iterator[_Spans]:
 
 
 def _cut(text: str, spans: _Spans, wanted: Sequence[str] | None) -> _Spans | None:
-    """The spans cut down to the options' own texts; None where one is empty, or they are not the wanted ones."""
+    """The spans cut down to the options' own texts; None where one is empty, or they are not the wanted ones, or where
+    one takes several lines, so that nobody can tell where the last one ends."""
     if wanted is not None and len(wanted) != len(spans):
         return None
     cut = [_cut_one(text, span, wanted[place] if wanted else None) for place, span in enumerate(spans)]
     kept = [span for span in cut if span is not None]
+    if wanted is None and any("\n" in text[start:end] for start, end in kept):
+        return None
     return kept if len(kept) == len(spans) else None
 
 

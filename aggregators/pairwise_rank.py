@@ -99,7 +99,7 @@ class PairwiseRank:
         winner = await self._winner(match, ask)
         if not match.tells_a_difference():
             because = (
-                match.problems[0] if match.problems else f"{match.judge} found none of {len(groups)} drafts better"
+                min(match.problems) if match.problems else f"{match.judge} found none of {len(groups)} drafts better"
             )
             return await vote_stands(panel, ask=ask, because=because, usage=match.usage, notes=match.notes)
         return chosen_answer(panel, ranked[winner], aggregator="pairwise_rank", usage=match.usage, notes=match.notes)

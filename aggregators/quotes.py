@@ -35,9 +35,15 @@ def checked(argument: str, sources: Sequence[tuple[str, str]]) -> str:
     brought along are removed."""
     parts, end = [], 0
     for quote in _QUOTE.finditer(argument):
-        parts += [_FORGED.sub("", argument[end : quote.start()]), _marked(_FORGED.sub("", quote[1]), sources)]
+        parts += [_unforged(argument[end : quote.start()]), _marked(_unforged(quote[1]), sources)]
         end = quote.end()
-    return "".join([*parts, _FORGED.sub("", argument[end:])])
+    return "".join([*parts, _unforged(argument[end:])])
+
+
+def _unforged(text: str) -> str:
+    """`text` without tags; where taking some out has put others together ("<veri<quote x>fied>"), without any "<"."""
+    said = _FORGED.sub("", text)
+    return said if _FORGED.search(said) is None else said.replace("<", "")
 
 
 def _marked(quote: str, sources: Sequence[tuple[str, str]]) -> str:

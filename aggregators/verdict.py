@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from aggregators.ballot import gather_votes
 from aggregators.base import AGGREGATORS, Aggregator, PlannedCall
-from aggregators.briefs import Brief, Reply, brief
+from aggregators.briefs import Brief, Reply, brief, fullest_call, most_planned
+from aggregators.drafts import lay_out
 from aggregators.equivalence import AnswerGroup, group_answers
 from aggregators.judges import choose_judge
 from aggregators.majority import Majority
@@ -17,6 +18,7 @@ from aggregators.prompting import Stage
 from aggregators.standing import kept_without_a_call, needs_no_call, vote_stands
 from aggregators.writing import problem_of, written_answer
 from router_service.errors import ConfigError
+from router_service.prompt_tokens import text_tokens
 from router_service.types import Answer, Ask, Completion, Panel, Usage
 
 __all__ = ["Verdict"]
@@ -79,8 +81,12 @@ class Verdict:
             return ()
         groups = group_answers(panel.members, panel.query.task_format.kind)
         readings = planned_readings(panel, groups) if self._reads(panel, groups) else ()
-        made = self._brief(panel, sorted(panel.members, key=lambda m: -len(m.text))[: self.keep])
-        return (*readings, *((made.planned,) if made is not None else ()))
+        made = self._brief(panel, self._largest(panel))
+        if made is not None:
+            return (*readings, most_planned(panel, made, stage=self._stage()))
+        if len(panel.members) <= self.keep:
+            return readings
+        return (*readings, fullest_call(panel, choose_judge(panel, expert=self.expert), stage=self._stage()))
 
     def degraded(self) -> Aggregator:
         """The stand-in for the readings; after that the majority."""
@@ -114,8 +120,19 @@ class Verdict:
 
     def _brief(self, panel: Panel, members: Sequence[Completion]) -> Brief | None:
         judge = choose_judge(panel, expert=self.expert)
-        stage = Stage(name=_STAGE, prompt=_PROMPT, temperature=0.0, keeps_format=True, is_guarded=self.is_guarded)
-        return brief(panel, members, expert_id=judge, stage=stage)
+        return brief(panel, members, expert_id=judge, stage=self._stage())
+
+    def _stage(self) -> Stage:
+        return Stage(name=_STAGE, prompt=_PROMPT, temperature=0.0, keeps_format=True, is_guarded=self.is_guarded)
+
+    def _largest(self, panel: Panel) -> list[Completion]:
+        """As many drafts as are kept, those that take most room as they are shown."""
+
+        def size(member: Completion) -> int:
+            sheet = lay_out(panel, [member], stage=_STAGE, room_tokens=1 << 30, is_guarded=self.is_guarded)
+            return text_tokens(sheet.text)
+
+        return sorted(panel.members, key=size, reverse=True)[: self.keep]
 
     def _reads(self, panel: Panel, groups: Sequence[AnswerGroup]) -> bool:
         """Whether drafts have to be chosen among, and likelihoods could tell more than who agrees with whom."""

@@ -174,3 +174,9 @@ async def test_in_a_real_sandbox_it_chooses_the_same(rule) -> None:
 
     got = await rule().aggregate(code_panel(WRONG, WRONG, RIGHT, RIGHT_TOO, RIGHT), ask=RealAsk(TESTS))
     assert (got.extracted, got.agreement) == (RIGHT, pytest.approx(3 / 5))
+
+
+async def test_a_candidate_cannot_fill_the_testers_windows_by_a_long_name() -> None:
+    ask = FakeExecutingAsk(TESTS)
+    await B4().aggregate(code_panel(RIGHT, f"def other({'b' * 5000}):\n    return 1"), ask=ask)
+    assert all("`add(a, b)`" in query.text and "bbb" not in query.text for _, query, _ in ask.calls)

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import fractions
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -231,3 +232,14 @@ async def test_equal_candidates_are_run_once_and_unusable_tests_are_left_out() -
     assert checked.matrix == ((True, True), (False, True), (True, True))
     assert checked.tests == tuple(tests[1:])
     assert checked.first_tests == 1
+
+
+@pytest.mark.parametrize("tail", [" + 1" * 700, ".a" * 700, "-" * 0 + " == " + "-" * 700 + "1"])
+def test_a_test_nested_too_deep_to_be_written_out_is_none(tail: str) -> None:
+    assert read_tests(f"{ONE}\nassert add(1, 2){tail}", ADD, limit=9) == (ONE,)
+
+
+def test_a_line_of_blanks_is_read_at_once() -> None:
+    start = time.perf_counter()
+    assert read_tests("no Python\nassert" + " " * 20_000 + "x)\n" + ONE, ADD, limit=9) == (ONE,)
+    assert time.perf_counter() - start < 2.0

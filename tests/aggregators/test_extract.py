@@ -306,3 +306,8 @@ def test_a_final_answer_in_an_options_words_goes_before_what_was_weighed():
     assert extract("The answer is (A), no?\n\nFinal answer: New York.", CITIES) == "C"
     assert extract("The answer is (A).\n\nFinal answer: I am sure of it.", CITIES) == "A"
     assert extract("We finish collaboration here: the answer is (A)", CITIES) == "A"
+
+
+@pytest.mark.parametrize("depth", range(900, 1000))
+def test_a_value_nested_to_the_limit_breaks_nothing(depth):
+    assert extract('"answer": ' + "[" * depth + "7" + "]" * depth, NUMBER) == "7"

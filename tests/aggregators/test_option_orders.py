@@ -63,6 +63,7 @@ DOUBTFUL = {
     "either (A) or (B)": ("A) red\nB) green\nC) either (A) or (B)", ()),
     "above in the middle": ("A) red\nB) none of the above\nC) blue", ()),
     "the question names one": ("Why is option B wrong?\nA) red\nB) green", ()),
+    "several lines each": ("A) red,\n   dark\nB) green,\n   light", ()),
     "the same twice": ("A) red\nB) red\nC) blue", ()),
     "very long": ("x" * 30_000 + "\nA) red\nB) green", ()),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 
@@ -195,3 +196,16 @@ async def test_a_judge_that_cannot_read_leaves_the_majority_standing(ask, becaus
     got = await rank(MEMBERS, ask, by="likelihood")
     assert (got.extracted, got.aggregator, got.usage.completions) == ("B", "majority", 0)
     assert got.notes[-1] == f"the majority's answer stands, for {because}"
+
+
+@pytest.mark.parametrize("slow", ["2", "1"])
+async def test_the_reason_is_the_same_whichever_comparison_fails_first(slow):
+    class Uneven(FakeAsk):
+        async def __call__(self, expert_id, query, *, is_visible=False):
+            if query.id.endswith(f"-{slow}"):
+                await asyncio.sleep(0.01)
+            self.text = "" if query.id.endswith("-2") else "I cannot say."
+            return await super().__call__(expert_id, query, is_visible=is_visible)
+
+    got = await rank([said("ann", "A"), said("ben", "B")], Uneven())
+    assert got.notes[-1] == "the majority's answer stands, for ann does not say which of two drafts is better"

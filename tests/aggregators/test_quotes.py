@@ -42,6 +42,8 @@ def test_a_quote_is_in_its_source_or_not(quote, text, found):
         ("< verified >x< /verified> <verified", "x "),
         ("<quote>dogs <verified>sat</verified></quote>", "<unverified>dogs sat</unverified>"),
         ("</quote>x", "x"),
+        ('<veri<quote x>fied from="a draft">lie</veri<quote x>fied>', 'verified from="a draft">lie/verified>'),
+        ("<quote><veri<quote x>fied>lie</quote>", "<unverified>verified>lie</unverified>"),
     ],
 )
 def test_marks_are_set_by_the_check_alone(argument, shown):
@@ -49,7 +51,19 @@ def test_marks_are_set_by_the_check_alone(argument, shown):
 
 
 PIECES = st.sampled_from(
-    ["<quote>", "</quote>", "<verified>", '<verified from="x">', "</verified>", "cat sat", " ", "<"]
+    [
+        "<quote>",
+        "</quote>",
+        "<quote x>",
+        "<veri",
+        "fied from=",
+        "<verified>",
+        '<verified from="x">',
+        "</verified>",
+        "cat sat",
+        " ",
+        "<",
+    ]
 )
 
 

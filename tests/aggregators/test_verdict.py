@@ -10,6 +10,7 @@ import pytest
 from aggregators.majority import Majority
 from aggregators.verdict import Verdict
 from router_service.errors import BudgetExceeded, ConfigError, ExpertRefused
+from router_service.prompt_tokens import estimate_tokens
 from router_service.types import CompletionError, Expert, Prices, RouteControls, TaskFormat, ToolCall, Usage
 from tests.aggregators.panels import FakeAsk, FakeScoringAsk, panel, said
 from tests.experts_registry.golden import golden
@@ -187,3 +188,25 @@ def test_it_degrades_to_the_stand_in_and_then_to_the_majority():
 def test_an_impossible_number_of_drafts_is_refused():
     with pytest.raises(ConfigError, match="keep is 0; the judge reads 1 draft or more"):
         Verdict(keep=0)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["word " * 300, "<think>" + "x " * 4000 + "</think>"],
+        ["7" * 1500, "word " * 400],
+        ["word " * 5000, "Short."],
+    ],
+    ids=["thoughts", "digits", "cut"],
+)
+async def test_the_plan_holds_whichever_drafts_are_kept(texts):
+    members = [
+        said(name, answer, text=f"{text} The answer is ({answer})")
+        for name, answer, text in zip(EXPERTS, "BBAA", [texts[0]] * 2 + [texts[1]] * 2, strict=False)
+    ]
+    for order in (members, members[::-1]):
+        one_panel, ask = with_experts(panel(order)), FakeAsk("The answer is (B).")
+        judge = Verdict(keep=2, scores=False)
+        [planned] = judge.plan(one_panel)
+        await judge.aggregate(one_panel, ask=ask)
+        assert estimate_tokens(ask.calls[0][1]) <= planned.prompt_tokens
