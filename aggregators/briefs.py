@@ -86,7 +86,8 @@ def brief(
     known = {"question": panel.query.text, "answer_format": answer_format(panel.query.task_format), **(parts or {})}
 
     def filled(mark: str, drafts: str) -> str:
-        rule = " " + fill_prompt(_DATA_RULE, mark=mark) if stage.is_guarded else ""
+        # a paragraph of its own: what stands before it is the same for every query, so engines read it once
+        rule = "\n\n" + fill_prompt(_DATA_RULE, mark=mark) if stage.is_guarded else ""
         given = {**known, "mark": mark, "drafts": drafts, "data_rule": rule}
         return fill_prompt(stage.prompt, **{name: text for name, text in given.items() if name in wanted})
 

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     from router_service.backends.transformers import Transformers
 
-    backend = keeping(Transformers(threads=1), given.out / _CALLS_FILE)
+    backend = keeping(Transformers(threads=1, batch_size=8), given.out / _CALLS_FILE)
     asyncio.run(measure(settings, backend, report=given.json))
 
 

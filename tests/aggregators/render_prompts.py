@@ -39,7 +39,7 @@ def render(name: str) -> str:
         "answer_format": answer_format(CHOICE),
         "drafts": sheet.text,
         "mark": sheet.mark,
-        "data_rule": " " + fill_prompt("drafts_are_data_v1", mark=sheet.mark),
+        "data_rule": "\n\n" + fill_prompt("drafts_are_data_v1", mark=sheet.mark),
         "count": str(len(sheet.drafts)),
     }
     return fill_prompt(name, **{part: known.get(part, f"«{part}»") for part in prompt_parts(name)}) + "\n"

@@ -45,7 +45,7 @@ async def test_every_answer_is_shown_once_by_its_earliest_draft():
     await best_of(panel(MEMBERS), ask)
     [(_, query, is_visible)] = ask.calls
     assert "> B too." not in query.text
-    assert "Below are 2 drafts" in query.text
+    assert "Which of the 2 drafts is the best?" in query.text
     assert not is_visible
     assert (query.sampling.temperature, query.task_format) == (0.0, TaskFormat())
 

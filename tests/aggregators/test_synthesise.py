@@ -59,11 +59,9 @@ async def test_thoughts_and_failed_members_are_not_shown():
 async def test_undefended_the_drafts_stand_bare_in_the_order_of_the_panel():
     ask = FakeAsk("The answer is (B)")
     await synthesise(panel([said("ann", "A", text="It is A"), said("ben", "B")]), ask, is_guarded=False)
-    instruction, _, *drafts, question = ask.calls[0][1].text.split("\n\n")
-    assert instruction == (
-        "Below are drafts of an answer to one question, each written by a different author without knowledge of the "
-        "others."
-    )
+    instruction, *drafts, question = ask.calls[0][1].text.split("\n\n")
+    assert instruction.startswith("Below are drafts of an answer to one question, each written by a different author")
+    assert "begins with" not in instruction
     assert drafts == ["Draft 1:\nIt is A", "Draft 2:\nI weigh it. The answer is (B)."]
     assert question == (
         'Question:\nWhich one is it?\nEnd with a line that reads "The answer is (X)", X being the letter of the right '
