@@ -19,7 +19,15 @@ from aggregators.tool_answers import with_own_ids
 from router_service.errors import AggregationError, AnswerInvalid
 from router_service.types import Answer, Ask, Completion, CompletionError, Panel, Query
 
-__all__ = ["binds", "check_contract", "contract_members", "hold_to_contract", "holds_back", "planned_repair"]
+__all__ = [
+    "binds",
+    "changes_members",
+    "check_contract",
+    "contract_members",
+    "hold_to_contract",
+    "holds_back",
+    "planned_repair",
+]
 
 _REASONS_SHOWN = 3
 
@@ -27,6 +35,13 @@ _REASONS_SHOWN = 3
 def binds(query: Query) -> bool:
     """Whether who may vote is known only once all have answered, so that no outcome can be settled before."""
     return has_schema(query) or bool(query.tools) or query.tool_choice is not None
+
+
+def changes_members(panel: Panel) -> bool:
+    """Whether a member will vote otherwise than it reads now, or not at all: it ran past a stop sequence, or proposes
+    tool calls that nobody asked for. So no outcome can be settled over it."""
+    demands = demands_of(panel.query)
+    return any(member.tool_calls or demands.cut(member.text) != member.text for member in panel.members)
 
 
 def holds_back(query: Query) -> bool:
@@ -48,16 +63,17 @@ def planned_repair(panel: Panel) -> tuple[PlannedCall, ...]:
     return () if planned is None else (planned,)
 
 
-async def contract_members(panel: Panel) -> Panel:
+async def contract_members(panel: Panel, *, shown: str = "") -> Panel:
     """The panel as an aggregator may see it.
 
     Where a member keeps the demands, those that break them count as failed, with code `answer_invalid` and the reason.
     Where none does, those whose JSON or arguments can be mended by rule are mended, and the others count as failed;
-    where none can, all vote as they are. Every member's text ends before a stop sequence.
+    where none can, all vote as they are. Every member's text ends before a stop sequence, but for one that the caller
+    has read already (`shown`).
     """
     if not _is_bound(panel):
         return panel
-    return await asyncio.to_thread(_admitted, panel, demands_of(panel.query))
+    return await asyncio.to_thread(_admitted, panel, demands_of(panel.query), shown=shown)
 
 
 async def hold_to_contract(answer: Answer, panel: Panel, *, ask: Ask, shown: str = "") -> Answer:
@@ -101,8 +117,9 @@ class _Checked:
     violation: str | None
 
 
-def _admitted(panel: Panel, demands: Demands) -> Panel:
-    checked = {id(c): _checked(demands.stopped(c), demands) for c in panel.completions if c.succeeded}
+def _admitted(panel: Panel, demands: Demands, *, shown: str) -> Panel:
+    heard = [c for c in panel.completions if c.succeeded]
+    checked = {id(c): _checked(c if c.text == shown else demands.stopped(c), demands) for c in heard}
     if not any(check.violation is None for check in checked.values()):
         checked = {key: _mended(check, demands) for key, check in checked.items()}
     is_kept = any(check.violation is None for check in checked.values())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aggregators.extract import fenced_blocks, without_thoughts
-from aggregators.schemas import MAX_DEPTH, JsonSchema
+from aggregators.schemas import MAX_DEPTH, JsonSchema, Work
 
 __all__ = ["MAX_ANSWER_CHARS", "JsonReading", "mend_json", "parsed_json", "read_json"]
 
@@ -69,9 +70,9 @@ def parsed_json(text: str) -> object:
 
 
 def _best(readings: Iterator[JsonReading], schema: JsonSchema) -> JsonReading | None:
-    last = None
+    last, work = None, Work()
     for reading in readings:
-        violation = schema.violation(parsed_json(reading.text))
+        violation = schema.violation(parsed_json(reading.text), work)
         found = JsonReading(text=reading.text, violation=violation, done=reading.done)
         if violation is None:
             return found
@@ -169,4 +170,11 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number[:20]} is too large a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -3,7 +3,7 @@
 Drafts 2020-12 (where `$schema` does not say otherwise), 2019-09 and 7, by the library jsonschema. Nothing is fetched:
 a reference must lead to a place inside the schema. `format` is an annotation, as the specification has it by default.
 What a hostile schema or reply could run away with is bounded: size and depth when the schema is checked, and then the
-work of one validation (`MAX_STEPS`) and the time of one search for a pattern (`PATTERN_TIMEOUT_S`).
+`Work` of validating what one text holds, in steps (`MAX_STEPS`) and in time spent on patterns (`PATTERNS_TIMEOUT_S`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +21,16 @@ from aggregators.equivalence import canonical
 from router_service.errors import InvalidQuery
 from router_service.types import AnswerKind
 
-__all__ = ["MAX_DEPTH", "MAX_SCHEMA_CHARS", "MAX_STEPS", "PATTERN_TIMEOUT_S", "JsonSchema", "read_schema"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SCHEMA_CHARS",
+    "MAX_STEPS",
+    "PATTERNS_TIMEOUT_S",
+    "PATTERN_TIMEOUT_S",
+    "JsonSchema",
+    "Work",
+    "read_schema",
+]
 
 MAX_SCHEMA_CHARS = 100_000
 """Longest schema taken, as JSON text."""
@@ -31,6 +41,8 @@ MAX_STEPS = 200_000
 """Most keywords, and entries of lists in them, looked at to validate one answer."""
 PATTERN_TIMEOUT_S = 0.1
 """Longest search for one pattern in one text."""
+PATTERNS_TIMEOUT_S = 1.0
+"""Most time that all searches for patterns take to validate one answer."""
 
 _ERRORS_WEIGHED = 20
 _SHOWN_CHARS = 300
@@ -49,7 +61,15 @@ class _TooMuchWork(Exception):
     """A validation went past its bounds; the text says which."""
 
 
-_steps: contextvars.ContextVar[list[int]] = contextvars.ContextVar("steps")
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What validating has taken so far; several values that are tried for one answer share it."""
+
+    steps: int = 0
+    searching_s: float = 0.0
+
+
+_work: contextvars.ContextVar[Work] = contextvars.ContextVar("work")
 
 
 class JsonSchema:
@@ -60,16 +80,21 @@ class JsonSchema:
         self.text = json.dumps(schema, ensure_ascii=False)
         self._make_validator = _checked(schema)
 
-    def violation(self, value: object) -> str | None:
-        """Where and how `value` breaks the schema; None where it does not. Takes bounded time; give it a thread."""
+    def violation(self, value: object, work: Work | None = None) -> str | None:
+        """Where and how `value` breaks the schema; None where it does not. Takes bounded time; give it a thread.
+
+        `work` counts on over several values; where it is used up, nothing more is checked.
+        """
         from jsonschema.exceptions import best_match
 
-        _steps.set([0])
+        _work.set(work or Work())
         try:
             errors = list(islice(self._make_validator().iter_errors(value), _ERRORS_WEIGHED))
             worst = best_match(errors)
         except _TooMuchWork as bound:
             return f"it cannot be checked: {bound}"
+        except OverflowError:
+            return "it cannot be checked: a number in it is too large"
         except RecursionError:
             return "it cannot be checked: the schema refers to itself without end, or the answer is nested too deeply"
         return None if worst is None else f"at {_short(worst.json_path)}: {_short(worst.message)}"
@@ -120,6 +145,15 @@ def _checked(schema: Any) -> Callable[[], Any]:
 
     name = _dialect(schema)
     draft = getattr(jsonschema, name)
+    _require_valid(schema, draft)
+    _require_safe(schema, draft)
+    # an empty registry: the library's own one would fetch what it does not know
+    return functools.partial(_bounded(name), schema, registry=Registry())
+
+
+def _require_valid(schema: Any, draft: Any) -> None:
+    import jsonschema
+
     try:
         draft.check_schema(schema, format_checker=jsonschema.FormatChecker(formats=()))
     except jsonschema.SchemaError as wrong:
@@ -128,9 +162,6 @@ def _checked(schema: Any) -> Callable[[], Any]:
         ) from None
     except RecursionError:
         raise InvalidQuery("the JSON schema is nested too deeply to be checked; use $defs and $ref") from None
-    _require_safe(schema, draft)
-    # an empty registry: the library's own one would fetch what it does not know
-    return functools.partial(_bounded(name), schema, registry=Registry())
 
 
 def _dialect(schema: Any) -> str:
@@ -147,24 +178,29 @@ def _dialect(schema: Any) -> str:
 
 
 def _require_safe(schema: Any, draft: Any) -> None:
-    """Every reference leads to a place inside the schema, and every pattern can be searched for in bounded time."""
+    """Every reference leads to a schema inside the schema, and every pattern can be searched for in bounded time."""
     from referencing import Registry, Specification
     from referencing.jsonschema import specification_with
 
     dialect: Specification[Any] = specification_with(draft.ID_OF(draft.META_SCHEMA))
     root = dialect.create_resource(schema)
     registry: Registry[Any] = Registry().with_resource(root.id() or "", root)
-    todo = [(root, registry.resolver_with_root(root))]
+    todo = [(schema, registry.resolver_with_root(root))]
+    known: set[int] = set()
     keywords: set[str] = set()
     while todo:
-        resource, resolver = todo.pop()
-        contents = resource.contents
-        if isinstance(contents, Mapping):
+        places = [place for start in todo for place in _places(*start, draft=draft)]
+        known |= {id(contents) for contents, _ in places}
+        todo = []
+        for contents, resolver in places:
             keywords |= contents.keys()
-            _require_reference(contents, resolver)
             for pattern in _patterns(contents):
                 _require_pattern(pattern)
-        todo += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
+            for target in _targets(contents, resolver):
+                if not isinstance(target.contents, bool) and id(target.contents) not in known:
+                    known.add(id(target.contents))  # under a keyword that nobody knows: not checked with the rest
+                    _require_valid(target.contents, draft)
+                    todo.append((target.contents, target.resolver))
     if {"patternProperties", _NO_PATTERNS_BESIDE} <= keywords:
         raise InvalidQuery(
             "the JSON schema uses both patternProperties and unevaluatedProperties, which are not supported together; "
@@ -172,7 +208,29 @@ def _require_safe(schema: Any, draft: Any) -> None:
         )
 
 
-def _require_reference(contents: Mapping[str, Any], resolver: Any) -> None:
+def _places(schema: Any, resolver: Any, *, draft: Any) -> list[tuple[Mapping[str, Any], Any]]:
+    """The schema and all the schemas in it, booleans aside, each with its resolver; all of one dialect."""
+    from referencing.jsonschema import specification_with
+
+    name = draft.ID_OF(draft.META_SCHEMA).rstrip("#")
+    dialect: Any = specification_with(name)
+    todo, places = [(schema, resolver)], []
+    while todo:
+        contents, resolver = todo.pop()
+        if isinstance(contents, Mapping):
+            if str(contents.get("$schema", name)).rstrip("#") != name:
+                raise InvalidQuery(
+                    f"a part of the JSON schema has the $schema {_short(repr(contents['$schema']))} where the whole is "
+                    f"of {name}; write all of it in one dialect"
+                )
+            places.append((contents, resolver))
+            inner = [dialect.create_resource(each) for each in dialect.subresources_of(contents)]
+            todo += [(each.contents, resolver.in_subresource(each)) for each in inner]
+    return places
+
+
+def _targets(contents: Mapping[str, Any], resolver: Any) -> Iterator[Any]:
+    """What the references of one schema lead to."""
     from referencing.exceptions import Unresolvable
 
     for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
@@ -180,7 +238,7 @@ def _require_reference(contents: Mapping[str, Any], resolver: Any) -> None:
         if target is None:
             continue
         try:
-            resolver.lookup(target)
+            yield resolver.lookup(target)
         except (Unresolvable, ValueError):
             raise InvalidQuery(
                 f"the JSON schema's {keyword} {_short(repr(target))} leads to nothing inside the schema; nothing is "
@@ -222,7 +280,17 @@ def _bounded(name: str) -> Any:
     }
     replaced = {keyword: _placed(check) for keyword, check in ours.items()}
     keywords = {keyword: _counted(check) for keyword, check in {**draft.VALIDATORS, **replaced}.items()}
-    return jsonschema.validators.extend(draft, validators=keywords)
+    bounded = jsonschema.validators.extend(draft, validators=keywords)
+    bounded.evolve = _evolved
+    return bounded
+
+
+def _evolved(validator: Any, **changes: Any) -> Any:
+    """The validator for a part of its schema. The library's own would go by `$schema`, to one without bounds."""
+    for field in type(validator).__attrs_attrs__:
+        if field.init:
+            changes.setdefault(field.alias, getattr(validator, field.name))
+    return type(validator)(**changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +317,9 @@ def _counted(check: Keyword) -> Keyword:
 
 
 def _spend(steps: int) -> None:
-    spent = _steps.get()
-    spent[0] += steps
-    if spent[0] > MAX_STEPS:
+    work = _work.get()
+    work.steps += steps
+    if work.steps > MAX_STEPS:
         raise _TooMuchWork(f"schema and answer together take more than {MAX_STEPS} steps")
 
 
@@ -298,10 +366,15 @@ def _error(message: str) -> Exception:
 
 def _matches(pattern: str, text: str) -> bool:
     _spend(1)
+    work, began = _work.get(), time.perf_counter()
+    if work.searching_s > PATTERNS_TIMEOUT_S:
+        raise _TooMuchWork(f"all searches for patterns together take longer than {PATTERNS_TIMEOUT_S:g} s")
     try:
         return _compiled(pattern).search(text, timeout=PATTERN_TIMEOUT_S, concurrent=True) is not None
     except TimeoutError:
         raise _TooMuchWork(f"the search for the pattern {_short(repr(pattern))} takes too long") from None
+    finally:
+        work.searching_s += time.perf_counter() - began
 
 
 @functools.lru_cache(maxsize=1024)

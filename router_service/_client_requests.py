@@ -39,10 +39,22 @@ class AskOptions(TypedDict, total=False):
     skills: Sequence[str]
     answer_kind: str
     options: Sequence[str]
+    waits_for_all: bool
 
 
 _ENLIST = frozenset(
-    {"recruiter", "aggregator", "k", "budget", "experts_allowed", "experts_denied", "skills", "answer_kind", "options"}
+    {
+        "recruiter",
+        "aggregator",
+        "k",
+        "budget",
+        "experts_allowed",
+        "experts_denied",
+        "skills",
+        "answer_kind",
+        "options",
+        "waits_for_all",
+    }
 )
 
 

@@ -210,7 +210,7 @@ class RouteControls:
 
     `expert` names one registered expert and bypasses annotation and recruiting.
     `streams` asks for token deltas of the text that becomes the answer. `waits_for_all` has every recruited expert
-    heard to the end, even where the outcome can no longer change (`dispatch.stops_early`). Raises `InvalidQuery` where
+    heard to the end, whatever `dispatch.stops_early` and `dispatch.quorum` say. Raises `InvalidQuery` where
     `k` is above `MAX_K`.
     """
 

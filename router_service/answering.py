@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aggregators.base import Aggregator, SettlingAggregator
-from aggregators.contract import binds, contract_members, hold_to_contract, holds_back, planned_repair
+from aggregators.contract import binds, changes_members, contract_members, hold_to_contract, holds_back, planned_repair
 from router_service._answering_plan import affordable
 from router_service._engine_parts import Parts
 from router_service.dispatch.ask import BudgetedAsk
@@ -45,7 +45,7 @@ class Answering:
             flight = flights[query_id]
             panel = replace(flight.panel, completions=(*flight.completions, *completions))
             try:
-                return aggregator.is_settled(panel, pending)
+                return not changes_members(panel) and aggregator.is_settled(panel, pending)
             except Exception:  # whoever cannot tell is not asked again; the query waits for everybody
                 _log.exception("aggregator %r cannot tell whether query %s is settled", flight.aggregator, query_id)
                 del able[query_id]
@@ -74,7 +74,7 @@ class Answering:
 
     async def _aggregated(self, flight: Flight, ask: BudgetedAsk) -> Answer:
         """The answer of the aggregator that was wanted, or of the one that stands in for it, which it then says."""
-        panel = await contract_members(flight.panel)
+        panel = await contract_members(flight.panel, shown=flight.shown)
         found = await affordable(self._aggregators.get(flight.aggregator), panel, flight.ledger)
         if found.calls is not None:
             ask.allow(panel.query.id, calls=found.calls + len(planned_repair(panel)))

@@ -67,7 +67,8 @@ class DispatchConfig(StrictModel):
     """How experts are worked: quorum, early answers, back-off, and the deadline of queries that bring none."""
 
     quorum: int | None = Field(default=None, ge=1)
-    """Successful completions after which a panel may end early; unset waits for every member."""
+    """Successful completions after which a panel may end early; unset waits for every member, and so does a query whose
+    `waits_for_all` is set."""
     straggler_grace_s: float = Field(default=0.0, ge=0)
     """Seconds the rest of a panel still gets once the quorum is reached; then it is cancelled."""
     stops_early: bool = True

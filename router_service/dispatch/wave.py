@@ -223,7 +223,7 @@ class Wave:
             panel.is_asked_about = True
             asyncio.get_running_loop().call_soon(self._settle, panel)  # after those who answer in this very moment
         quorum = self._settings.quorum
-        if quorum is None or panel.has_quorum or panel.succeeded < quorum:
+        if quorum is None or panel.has_quorum or panel.succeeded < quorum or panel.query.controls.waits_for_all:
             return
         panel.has_quorum = True
         grace_s = self._settings.straggler_grace_s

@@ -47,6 +47,7 @@ def controls_of(request: ChatRequest) -> RouteControls:
         experts_allowed=tuple(enlist.experts_allowed),
         experts_denied=tuple(enlist.experts_denied),
         streams=request.stream,
+        waits_for_all=enlist.waits_for_all,
     )
 
 

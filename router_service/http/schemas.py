@@ -249,6 +249,8 @@ class EnlistOptions(WireModel):
     answer_kind: Kind | None = None
     options: list[str] = Field(default_factory=list)
     """The options of a multiple-choice question, in order."""
+    waits_for_all: bool = False
+    """Every expert is heard to the end, also those who can no longer change the answer."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> EnlistOptions:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.json_answers import MAX_ANSWER_CHARS, mend_json, parsed_json, read_json
-from aggregators.schemas import JsonSchema
+from aggregators.schemas import JsonSchema, Work
 
 ANY_OBJECT = JsonSchema({"type": "object"})
 ANYTHING = JsonSchema({})
@@ -136,3 +136,20 @@ def test_whatever_is_written_what_is_read_is_json(text):
     for reading in (read_json(text, ANYTHING), mend_json(text, ANYTHING)):
         if reading is not None:
             parsed_json(reading.text)
+
+
+def test_a_number_beyond_all_bounds_is_no_json() -> None:
+    assert read_json('{"age": 1e999}', ANY_OBJECT) is None
+    with pytest.raises(ValueError, match="too large a number"):
+        parsed_json("[1e999]")
+
+
+def test_all_values_of_a_text_share_the_work_of_one_answer() -> None:
+    class Counting(JsonSchema):
+        def violation(self, value: object, work: Work | None = None) -> str | None:
+            works.append(work)
+            return super().violation(value, work)
+
+    works: list[Work | None] = []
+    assert read_json('{"a": 1} {"a": 2} {"a": 3}', Counting({"required": ["age"]})) is not None
+    assert len(works) >= 3 and works[0] is not None and all(work is works[0] for work in works)

@@ -46,6 +46,13 @@ REFUSED = {
     "reference to nowhere": ({"items": {"$ref": "#/$defs/none"}}, "'#/\\$defs/none' leads to nothing"),
     "anchor to nowhere": ({"$dynamicRef": "#none"}, r"\$dynamicRef"),
     "relative reference past an id": ({"$id": "http://x/a", "$ref": "other.json"}, "other.json"),
+    "part of another dialect": (
+        {"properties": {"a": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a|a)*$"}}},
+        "all of it in one dialect",
+    ),
+    "part of an unknown dialect": ({"items": {"$schema": "http://bogus"}}, "all of it in one dialect"),
+    "reference to what is no schema": ({"$ref": "#/x/y", "x": {"y": {"minimum": "a"}}}, r"\$\.minimum"),
+    "pattern behind a reference": ({"$ref": "#/x/y", "x": {"y": {"pattern": "("}}}, "cannot be read"),
     "unknown dialect": ({"$schema": "https://example.org/draft"}, "2020-12"),
     "pattern that is none": ({"pattern": "(("}, "cannot be read"),
     "property pattern that is none": ({"patternProperties": {"[": {}}}, "cannot be read"),
@@ -191,3 +198,18 @@ def test_no_schema_runs_away(schema, value, hint):
     assert time.monotonic() - started < 10.0
     if hint is not None:
         assert said is not None and hint in said
+
+
+def test_a_reference_to_a_whole_that_names_its_dialect_keeps_the_bounds() -> None:
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    schema = JsonSchema({"$schema": dialect, "properties": {"p": {"pattern": "^(a|a)*$"}, "n": {"$ref": "#"}}})
+    assert "takes too long" in str(schema.violation({"n": {"p": "a" * 25 + "b"}}))
+
+
+def test_many_searches_that_are_short_enough_are_bounded_together() -> None:
+    schema = JsonSchema({"items": {"pattern": "^(a|a)*$"}})
+    assert "all searches for patterns together" in str(schema.violation(["a" * 15 + "b"] * 3000))
+
+
+def test_a_number_too_large_to_divide_is_a_violation() -> None:
+    assert "too large" in str(JsonSchema({"multipleOf": 0.1}).violation(10**4000))

@@ -38,9 +38,11 @@ from router_service.types import (
     RouteDecision,
     RouteFailure,
     RouteResponse,
+    Sampling,
     SkillAnnotation,
     TaskFormat,
     TokenDelta,
+    ToolCall,
     Usage,
     user_query,
 )
@@ -154,6 +156,37 @@ async def test_an_aggregator_that_cannot_tell_waits_and_is_said_once(caplog) -> 
     end = await end_of(engine_of(backend, ids="abcd", aggregators={"majority": Unsure()}))
     assert end.calls_saved == 0
     assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+@dataclass
+class Unruly(Timed):
+    """`Timed`, but it proposes a tool call where its text is `!`, streams, and heeds no stop sequence."""
+
+    async def complete(self, expert: Expert, batch: ExpertBatch) -> AsyncIterator[Completion | TokenDelta]:
+        async for said in super().complete(expert, batch):
+            if said.text == "!":
+                yield replace(said, text="", tool_calls=(ToolCall(id="c", name="f", arguments="{}"),))
+                continue
+            if batch.assignments[0].streams:
+                yield TokenDelta(query_id=said.query_id, text=said.text)
+            yield said
+
+
+@pytest.mark.parametrize("texts", [("!", "!", "2"), ("1 END 7", "2 END 7", "2")])
+async def test_nothing_is_settled_over_members_who_will_not_vote_as_they_read(texts: tuple[str, ...]) -> None:
+    backend = Unruly(dict(zip("abc", texts, strict=True)), {"c": 0.1})
+    asked = user_query("q", "hi", task_format=TaskFormat(kind=AnswerKind.NUMBER))
+    engine = engine_of(backend, ids="abc", aggregators={"majority": Majority()})
+    (end,) = await engine.run([replace(asked, sampling=Sampling(stop=("END",)))])
+    assert isinstance(end, RouteResponse)
+    assert (end.answer.extracted, end.calls_saved) == ("2", 0)
+
+
+async def test_a_stream_past_a_stop_sequence_is_still_an_answer() -> None:
+    engine = engine_of(Unruly({"a": "hello END more"}, {}), ids="a", aggregators={"majority": Majority()})
+    asked = replace(user_query("q", "hi"), sampling=Sampling(stop=("END",)), controls=RouteControls(streams=True))
+    (end,) = await engine.run([asked])
+    assert isinstance(end, RouteResponse) and end.answer.text == "hello END more"
 
 
 @pytest.mark.parametrize(("is_final", "saved"), [(True, 1), (False, 0)])

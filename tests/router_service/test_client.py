@@ -493,12 +493,13 @@ def test_all_that_the_sdk_can_send_is_understood():
         "experts_allowed": ("a",),
         "options": ("x", "y"),
         "answer_kind": "choice",
+        "waits_for_all": True,
         "seed": None,
     }
     body = json.loads(json.dumps(chat_call([message], options, stream=True).body))
     request = ChatRequest.model_validate(body)
     assert [part.type for part in request.messages[0].content] == ["text", "image_url", "image_url", "input_audio"]
-    assert request.enlist.budget.max_cost_usd == 1.0
+    assert request.enlist.budget.max_cost_usd == 1.0 and request.enlist.waits_for_all
     assert RouteRequest.model_validate(json.loads(json.dumps(chat_call("q", {}).body))).messages
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.planner import keys_of
 from router_service.errors import ExpertRefused, ExpertUnavailable
-from router_service.types import Budget, Completion, CompletionError, TokenDelta, Usage
+from router_service.types import Budget, Completion, CompletionError, RouteControls, TokenDelta, Usage
 from tests.router_service.dispatch.fakes import (
     BatchedBackend,
     ScriptedBackend,
@@ -47,6 +48,15 @@ async def test_a_quorum_leaves_stragglers_behind_and_cancels_them() -> None:
     assert panel[1].usage == Usage(completions=1, cost_usd=None)
     assert backend.cancelled == ["B"]
     assert backend.open == 0
+
+
+async def test_no_quorum_leaves_behind_who_is_waited_for() -> None:
+    runner = runner_of(ScriptedBackend(after({"B": 0.1})), [expert(e) for e in "ABC"], quorum=1)
+    patient = replace(query("q"), controls=RouteControls(waits_for_all=True))
+    batches = [
+        replace(b, assignments=tuple(replace(a, query=patient) for a in b.assignments)) for b in plan({"q": "ABC"})
+    ]
+    assert codes(panels(await collect(runner, batches))["q"]) == ["ok", "ok", "ok"]
 
 
 async def test_grace_lets_the_nearly_finished_finish() -> None:

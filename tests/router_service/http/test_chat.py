@@ -132,9 +132,11 @@ async def test_sampling_budget_and_controls_reach_the_query(connect):
             "experts_denied": ["bob"],
             "skills": ["algebra", "geometry"],
             "options": ["yes", "no"],
+            "waits_for_all": True,
         },
     )
     sampling, controls = query.sampling, query.controls
+    assert controls.waits_for_all and not (await asked(connect)).controls.waits_for_all
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.stop) == (0, 0.5, 99, ("END",))
     assert (sampling.presence_penalty, sampling.frequency_penalty, query.seed) == (1, -1.5, -5)
     assert (controls.recruiter, controls.aggregator, controls.k, controls.streams) == ("symbolic", "weighted", 4, False)
