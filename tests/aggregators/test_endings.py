@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.endings import after_last, steps
@@ -42,6 +42,7 @@ def test_steps_are_read_by_number_whatever_is_missing():
 FRAGMENTS = st.sampled_from(["Step ", "1", "7: ", "\n", "**", "Final answer:", " x ", "<think>", "</think>", "#", ">"])
 
 
+@settings(deadline=None)
 @given(st.lists(FRAGMENTS, max_size=60).map("".join))
 def test_any_text_can_be_read(text):
     rest = after_last(text, MARK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.quotes import checked, is_verbatim
@@ -67,6 +67,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=20).map("".join))
 def test_whatever_is_marked_as_verified_stands_in_a_source(argument):
     shown = checked(argument, SOURCES)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.extract import extract
@@ -100,6 +100,7 @@ def test_a_persona_that_is_written_twice_is_refused(tmp_path):
         load_pool(path)
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True))
 def test_every_name_makes_an_id_that_the_pool_takes(name):
     pool = pool_of(entry("org/model:7b@v1", personas={name: "You."}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experts_registry.persona_writing import (
@@ -72,6 +72,7 @@ def test_what_is_taken_of_a_reply(said, description):
     assert read_description(said) == description
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_every_label_has_a_name_that_a_pool_takes(label):
     name = persona_name(label)
