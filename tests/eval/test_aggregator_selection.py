@@ -39,7 +39,7 @@ def said(question_id, expert_id, letter, *, thoughts=""):
 
 
 def record(count, *, letters="BACD"):
-    """`count` questions, each answered by experts e0, e1, ... with `letters`; B is right. The letters of the first three
+    """`count` questions, each answered by experts e0, e1, ... with `letters`; B is right. The first three letters
     go round, so that they are the best and none of them is known to be better."""
     questions = [question(number) for number in range(count)]
     completions = {}
