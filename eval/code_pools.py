@@ -66,7 +66,7 @@ async def fill_pool(problem: CodeProblem, sandbox: Sandbox) -> CandidatePool | N
     if any(row != reference for row in values[1:right]):
         raise AssertionError(f"the spellings of problem {problem.number} differ: {problem.words}")
     wrong = [n for n in range(right, len(sources)) if values[n][:_HIDDEN] != reference[:_HIDDEN]][:_WRONG]
-    slips = _slips(inputs, values, wrong, drawn)
+    slips = _slips(inputs, values, wrong, drawn=drawn)
     if len(wrong) < _WRONG or len(slips) < _TESTS_EACH // 2:
         return None
     at = range(_HIDDEN, _HIDDEN + _TESTS_EACH)
@@ -90,7 +90,7 @@ def _input(test: str) -> list[int]:
 
 
 def _slips(
-    inputs: Sequence[list[int]], values: Sequence[Sequence[str]], wrong: Sequence[int], drawn: random.Random
+    inputs: Sequence[list[int]], values: Sequence[Sequence[str]], wrong: Sequence[int], *, drawn: random.Random
 ) -> list[str]:
     """Tests that demand a wrong candidate's value, where that is a value and not the right one."""
     found = []
