@@ -207,7 +207,7 @@ def test_a_reference_to_a_whole_that_names_its_dialect_keeps_the_bounds() -> Non
 
 
 def test_many_searches_that_are_short_enough_are_bounded_together() -> None:
-    schema = JsonSchema({"items": {"pattern": "^(a|a)*$"}})
+    schema = JsonSchema({"items": {"pattern": "^(?:(a|a)*c|a*b)$"}})
     assert "all searches for patterns together" in str(schema.violation(["a" * 15 + "b"] * 3000))
 
 
