@@ -26,11 +26,13 @@ WORK = WorkOptions(window=64, tick_s=0.05)
 
 
 class CallLog:
+    """Lines between line ends, with a dot last: a line that a kill cut short lacks the dot, and spoils no other."""
+
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(self, what: str, query_id: str, expert_id: str, sample: int) -> None:
-        os.write(self._file, f"{what} {query_id}/{expert_id}/{sample}\n".encode())
+        os.write(self._file, f"\n{what} {query_id}/{expert_id}/{sample} .\n".encode())
 
 
 class LoggedEcho(Echo):

@@ -86,16 +86,20 @@ class Calls:
     _read: int = 0
 
     def read(self):
+        """Whole lines only: the last one may still be being written, and a kill leaves half lines, see `CallLog`."""
         content = self.path.read_bytes() if self.path.exists() else b""
-        for line in content[self._read :].decode().splitlines():
-            what, key = line.split()
+        end = content.rfind(b"\n") + 1
+        for line in content[self._read : end].decode().splitlines():
+            what, key, whole = (*line.split(), "", "", "")[:3]
+            if whole != ".":
+                continue
             if what == "kept":
                 self.kept.add(key)
                 continue
             self.asked[key] += 1
             if key in self.kept:
                 self.repeated.append(key)
-        self._read = len(content)
+        self._read = end
 
     @property
     def n_asked(self):
