@@ -32,7 +32,7 @@ class Gathering(Generic[Op]):
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting.append((op, future))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work(), name="work groups off")
+            self._start()
         return await future
 
     async def settled(self) -> None:
@@ -47,6 +47,11 @@ class Gathering(Generic[Op]):
                 results = await self._perform([op for op, _ in group])
             except Exception as error:
                 results = [error] * len(group)
+            except asyncio.CancelledError:  # by a loop that is being closed: nobody may wait for ever
+                for _, future in group:
+                    future.cancel()
+                self._start()
+                raise
             for (_, future), result in zip(group, results, strict=True):
                 if future.done():
                     continue
@@ -54,3 +59,7 @@ class Gathering(Generic[Op]):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+    def _start(self) -> None:
+        if self._waiting:
+            self._task = asyncio.create_task(self._work(), name="work groups off")
