@@ -130,7 +130,7 @@ async def end_of(engine: Engine, controls: RouteControls | None = None) -> Route
 
 async def test_a_vote_of_five_answers_when_three_agree() -> None:
     engine, backend = timed_engine("xxyxy", {"c": 0.02, "d": 0.02, "e": 60.0})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         end = await end_of(engine)
     assert (end.answer.extracted, end.calls_saved, backend.stopped) == ("x", 1, ["e"])
     assert end.completions[4].error.code == NOT_NEEDED

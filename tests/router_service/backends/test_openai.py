@@ -437,7 +437,7 @@ async def test_closing_the_run_closes_the_upstream_connection(behaviour: Behavio
                 pass
 
         reader = asyncio.create_task(read())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not upstream.open:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0.05)

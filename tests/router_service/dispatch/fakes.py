@@ -165,6 +165,6 @@ def panels(events: Sequence[WaveEvent]) -> dict[str, tuple[Completion, ...]]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something became true, 5 s at most."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)

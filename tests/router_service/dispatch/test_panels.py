@@ -40,7 +40,7 @@ def codes(panel: tuple[Completion, ...]) -> list[str]:
 async def test_a_quorum_leaves_stragglers_behind_and_cancels_them() -> None:
     backend = ScriptedBackend(after({"B": 60}))
     runner = runner_of(backend, [expert(e) for e in "ABC"], quorum=2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await collect(runner, plan({"q": "ABC"}))
     panel = panels(events)["q"]
     assert codes(panel) == ["ok", "cancelled", "ok"]
@@ -95,7 +95,7 @@ async def test_an_engine_goes_on_for_those_who_still_wait() -> None:
 async def test_an_engine_nobody_waits_for_is_stopped() -> None:
     slow = BatchedBackend(after({"S": 60}))
     runner = runner_of({"fake": ScriptedBackend(), "slow": slow}, [expert("A"), expert("S", "slow")], quorum=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await collect(runner, plan({"q1": "AS", "q2": "SA"}))
     assert codes(panels(events)["q2"]) == ["cancelled", "ok"]
     assert slow.cancelled == ["S"]
@@ -108,7 +108,7 @@ async def test_a_deadline_ends_what_is_out_and_keeps_what_is_in() -> None:
     backend = ScriptedBackend(after({"B": 60}))
     runner = runner_of(backend, [expert("A"), expert("B")])
     ledgers = {"q": Ledger(Budget(deadline_s=0.05)), "free": Ledger(Budget())}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await collect(runner, plan({"q": "AB", "free": "A"}), ledgers)
     panel = panels(events)["q"]
     assert codes(panel) == ["ok", "expert_timeout"]
@@ -139,7 +139,7 @@ async def test_nothing_goes_out_after_the_deadline() -> None:
 
 async def test_a_query_without_deadline_gets_the_default_one() -> None:
     runner = runner_of(ScriptedBackend(after({"A": 60})), [expert("A")], default_deadline_s=0.03)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await collect(runner, plan({"q": "A"}), {"q": runner.ledger(Budget())})
     assert codes(panels(events)["q"]) == ["expert_timeout"]
     assert runner.ledger(Budget(deadline_s=2.0)).budget.deadline_s == 2.0
@@ -165,7 +165,7 @@ async def test_a_deadline_from_the_first_call_still_ends_the_call() -> None:
     backend = ScriptedBackend(after({"A": 60}))
     runner = runner_of(backend, [expert("A")])
     ledger = runner.ledger(Budget(deadline_s=0.05), deadline_from="first_call")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await collect(runner, plan({"q": "A"}), {"q": ledger})
     assert codes(panels(events)["q"]) == ["expert_timeout"]
     assert backend.cancelled == ["A"]
@@ -314,7 +314,7 @@ async def test_a_pause_between_tries_is_cancelled_too() -> None:
     reader = asyncio.create_task(collect(runner, plan({"q": "A"})))
     await until(lambda: bool(backend.calls))
     reader.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(asyncio.CancelledError):
             await reader
     assert len(backend.calls) == 1
@@ -328,7 +328,7 @@ async def test_cancelled_calls_give_their_turn_to_others() -> None:
     second = asyncio.create_task(collect(runner, plan({"q": "A"})))
     await asyncio.sleep(0.01)
     first.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert codes(panels(await second)["q"]) == ["ok"]
 
 

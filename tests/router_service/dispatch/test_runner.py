@@ -279,7 +279,7 @@ async def test_a_backend_that_cancels_itself_does_not_hang_the_run() -> None:
             raise asyncio.CancelledError
             yield
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         [completion, _] = await collect(runner_of(Cancelling(), pool("A")), [batch_of("A", query("q"))])
     assert completion.error.code == "expert_error"
 

@@ -214,7 +214,7 @@ def running_server(engine: EngineLike, **settings: object) -> Iterator[RunningSe
     server = DoorServer(engine, ServerSettings.model_validate(known))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not server.started:
         assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
         time.sleep(0.005)

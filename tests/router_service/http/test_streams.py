@@ -215,7 +215,7 @@ async def test_closing_a_heartbeaten_stream_closes_the_events_in_their_own_task(
 
 def _until(url: str, text: str) -> str:
     """The page once `text` stands in it."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while text not in (page := httpx.get(url).text):
         assert time.monotonic() < deadline, f"{text} never came:\n{page}"
         time.sleep(0.02)
@@ -231,7 +231,7 @@ def test_leaving_reaches_every_open_call_of_the_real_engine(body):
             httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body, timeout=0.5) as reply,
         ):
             reply.read()
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + 10
         while backend.cancelled_calls < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert (backend.cancelled_calls, backend.open_calls) == (3, 0)

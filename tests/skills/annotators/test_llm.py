@@ -75,7 +75,7 @@ async def test_all_runs_of_all_queries_are_in_flight_together():
             return await super().__call__(expert_id, query, is_visible=is_visible)
 
     queries = [user_query(str(i), "Solve x.", seed=i) for i in range(4)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         found = await llm().annotate(queries, ask=Gathering(lambda query: "Keywords: algebra"))
     assert [a.skills for a in found] == [{"algebra": 1.0}] * 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -28,11 +29,16 @@ def test_a_package_without_the_files_is_named() -> None:
 def test_vectors_are_those_of_the_packages_own_arithmetic() -> None:
     embedder = Wordllama()
     rows = embedder.embed(TEXTS)
-    assert "wordllama" not in sys.modules
     from wordllama.inference import WordLlamaInference
 
     tokeniser, table = embedder._loaded()
     assert np.abs(WordLlamaInference(table, tokeniser).embed(TEXTS, norm=True) - rows).max() < 1e-6
+
+
+@pytest.mark.slow
+def test_the_package_itself_is_not_imported() -> None:
+    code = "import sys; from skills.embedders.wordllama import Wordllama; Wordllama().embed(['a text'])"
+    subprocess.run([sys.executable, "-c", f"{code}; sys.exit('wordllama' in sys.modules)"], check=True)
 
 
 @pytest.mark.slow
