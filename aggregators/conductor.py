@@ -55,9 +55,8 @@ class Conductor:
 
     Experts go by numbers in a drawn order, described as the pool file describes them, and see nothing but the
     instruction that they are given. The conductor is told to have two of them confirm independently. At most
-    2 x rounds - 1 calls; temperature 0.1, nucleus 0.95, 1024 tokens a turn (more where the query asks for a longer
-    answer). Only what follows ">> FINAL ANSWER:" becomes the answer, so it comes at once and is not streamed as it is
-    written.
+    2 x rounds - 1 calls; temperature 0.1, nucleus 0.95, 1024 tokens a turn. Only what follows ">> FINAL ANSWER:"
+    becomes the answer, so it comes at once and is not streamed as it is written.
 
     A unanimous panel is kept, tool calls are voted on, and where the conductor fails, does not settle in time or leaves
     nothing to read, the majority's answer stands, with a note.
@@ -66,15 +65,26 @@ class Conductor:
     keeps_text = False
     order_matters = True
 
-    def __init__(self, *, expert: str | None = None, rounds: int = 4, is_guarded: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        expert: str | None = None,
+        rounds: int = 4,
+        max_tokens: int = _REPLY_TOKENS,
+        is_guarded: bool = True,
+    ) -> None:
         """`expert` conducts; without it the recruit most likely to be right among those that finished. `rounds` is 1
-        to 15 (the paper's).
+        to 15 (the paper's); `max_tokens` limits a turn and an expert's reply (a turn has as many as the query asks for,
+        where that is more).
 
         Without `is_guarded` drafts and replies are shown as they are, for measuring what the guards are worth.
         """
         if not 1 <= rounds <= _MOST_ROUNDS:
             raise ConfigError(f"aggregator 'conductor': rounds is {rounds}; allowed are 1 to {_MOST_ROUNDS}")
+        if max_tokens < 1:
+            raise ConfigError(f"aggregator 'conductor': max_tokens is {max_tokens}; give 1 or more")
         self.expert = expert
+        self.max_tokens = max_tokens
         self.rounds = rounds
         self.is_guarded = is_guarded
 
@@ -85,7 +95,7 @@ class Conductor:
             return ()
         listed = _listed(panel)
         asked = _dearest(panel, listed)
-        said = "7" * (2 * max(reply_tokens(panel, expert_id, stage=_expert_stage(0)) for expert_id in listed))
+        said = "7" * (2 * max(reply_tokens(panel, expert_id, stage=self._expert_stage(0)) for expert_id in listed))
         call = ExpertCall(number=len(listed), instruction=said)
         session, calls = _Session(), list[PlannedCall]()
         for number in range(1, self.rounds + 1):
@@ -98,7 +108,7 @@ class Conductor:
             else:
                 calls.append(most_planned(panel, made, stage=stage))
             if number < self.rounds:
-                calls.append(planned_call(panel, asked, child_query(panel, said, stage=_expert_stage(0))))
+                calls.append(planned_call(panel, asked, child_query(panel, said, stage=self._expert_stage(0))))
             session.rounds.append(Consultation(call=call, outcome=f"its reply is draft {len(panel.members) + number}"))
             session.replies.append(Completion(query_id=panel.query.id, expert_id=asked, text=said))
         return tuple(calls)
@@ -107,7 +117,9 @@ class Conductor:
         """Half as many rounds, down to a single turn; after that the majority."""
         if self.rounds == 1:
             return Majority()
-        return Conductor(expert=self.expert, rounds=self.rounds // 2, is_guarded=self.is_guarded)
+        return Conductor(
+            expert=self.expert, rounds=self.rounds // 2, max_tokens=self.max_tokens, is_guarded=self.is_guarded
+        )
 
     async def aggregate(self, panel: Panel, *, ask: Ask) -> Answer:
         """The final answer; its supporters are the members that hold it, or all of them where none does."""
@@ -149,7 +161,7 @@ class Conductor:
         elif not 1 <= call.number <= len(listed):
             outcome = f"there is no such expert, only Expert 1 to Expert {len(listed)}."
         else:
-            stage = _expert_stage(len(session.rounds) + 1)
+            stage = self._expert_stage(len(session.rounds) + 1)
             query = child_query(panel, call.instruction, stage=stage)
             reply = await put(query, expert_id=listed[call.number - 1], ask=ask)
             session.usage += reply.usage
@@ -181,11 +193,14 @@ class Conductor:
         return Stage(
             name=f"{_NAME}/{number}",
             prompt="conductor_v1",
-            max_tokens=max(_REPLY_TOKENS, panel.query.sampling.max_tokens or 0),
+            max_tokens=max(self.max_tokens, panel.query.sampling.max_tokens or 0),
             temperature=0.1,
             top_p=0.95,
             is_guarded=self.is_guarded,
         )
+
+    def _expert_stage(self, number: int) -> Stage:
+        return Stage(name=f"{_NAME}/{number}/expert", max_tokens=self.max_tokens)
 
     def _conductor(self, panel: Panel) -> str:
         return self.expert or best_writer(panel)
@@ -206,10 +221,6 @@ def _listed(panel: Panel) -> list[str]:
     best = sorted(known, key=lambda expert_id: (-scores.get(expert_id, float("-inf")), expert_id))[:_MOST_EXPERTS]
     random.Random(stable_seed(panel.decision.seed, panel.query.id, "experts")).shuffle(best)
     return best
-
-
-def _expert_stage(number: int) -> Stage:
-    return Stage(name=f"{_NAME}/{number}/expert", max_tokens=_REPLY_TOKENS)
 
 
 def _dearest(panel: Panel, listed: Sequence[str]) -> str:

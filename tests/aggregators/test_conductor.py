@@ -252,19 +252,27 @@ def test_the_plan_counts_every_turn_and_the_dearest_expert():
 
 
 def test_the_order_of_standing_in():
-    order, current = [], Conductor(rounds=15, expert="dan")
+    order, current = [], Conductor(rounds=15, expert="dan", max_tokens=77)
     while isinstance(current, Conductor):
-        assert current.expert == "dan"
+        assert (current.expert, current.max_tokens) == ("dan", 77)
         order.append(current.rounds)
         current = current.degraded()
     assert order == [15, 7, 3, 1]
     assert isinstance(current, Majority)
 
 
-@pytest.mark.parametrize("rounds", [0, 16])
-def test_options_are_checked(rounds):
-    with pytest.raises(ConfigError, match="aggregator 'conductor': rounds"):
-        Conductor(rounds=rounds)
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": 16}, {"max_tokens": 0}])
+def test_options_are_checked(options):
+    with pytest.raises(ConfigError, match=f"aggregator 'conductor': {next(iter(options))}"):
+        Conductor(**options)
+
+
+async def test_turns_and_replies_are_as_long_as_they_may_be_and_as_planned():
+    ask = conducting(CALL.format(1), FINAL)
+    plan = Conductor(rounds=2, max_tokens=96).plan(panel_of())
+    await conducted(panel_of(), ask, rounds=2, max_tokens=96)
+    assert [query.sampling.max_tokens for _, query, _ in ask.calls] == [96, 96, 96]
+    assert {call.completion_tokens for call in plan} == {96}
 
 
 PIECES = st.sampled_from(
