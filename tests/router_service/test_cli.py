@@ -378,6 +378,7 @@ def test_replay_prints_a_table_and_writes_a_report(enlist, work):
     assert out.index("[best single]") < out.index("symbolic")
 
 
+@pytest.mark.slow
 def test_replay_goes_over_every_pool_and_recruiter_where_none_is_named(enlist, work):
     for name in ("one", "two"):
         write_dataset(work / "data" / name, name=name)

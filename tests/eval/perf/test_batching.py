@@ -65,6 +65,7 @@ def test_the_loop_over_questions_ends_at_its_limit(source: Path, cache: Path) ->
     assert "(by 1 of them)" in summary(report)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_figures(
     source: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

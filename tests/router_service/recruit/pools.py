@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import strategies as st
 
 from router_service.recruit.base import RECRUITERS, FitData, Recruiter, RecruitRequest
@@ -27,8 +28,15 @@ SKILLS = ("algebra", "biology", "chess", "drama")
 CATEGORIES = ("arts", "maths")
 DIMENSION = 4
 """Numbers in an embedding here."""
+COSTLY = frozenset({"auto"})
+"""Recruiters whose fit runs those of several others, which the default tests hold to the same laws."""
 LONGEST = 100
 """Tokens of the longest completion of every expert here."""
+
+
+def each(names: Sequence[str]) -> list:
+    """The names as parameters of a test; of costly ones, of a slow test."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in names]
 
 
 def expert(expert_id: str, *, usd_per_mtok: float | None = 1.0, **fields) -> Expert:

@@ -17,6 +17,7 @@ from router_service.recruit.eligibility import BUDGET_CODES, eligible, explain_e
 from router_service.types import Budget, RouteDecision
 from tests.router_service.recruit.pools import (
     SKILLS,
+    each,
     expert,
     fit_data,
     pools,
@@ -51,7 +52,7 @@ def decide(name: str, data: FitData, item: RecruitRequest) -> RouteDecision:
     return decision
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_only_eligible_experts_are_recruited_and_nobody_is_forgotten(name, data):
@@ -76,7 +77,7 @@ def test_only_eligible_experts_are_recruited_and_nobody_is_forgotten(name, data)
         assert decision.recruits
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_never_over_budget(name, data):
@@ -98,7 +99,7 @@ def test_never_over_budget(name, data):
         assert decision.estimate.cost_usd == pytest.approx(sum(u.cost_usd for u in usages))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data(), st.sampled_from(["max_completions", "max_cost_usd", "max_output_tokens"]))
 def test_more_budget_never_means_fewer_experts(name, data, limit):
@@ -115,7 +116,7 @@ def test_more_budget_never_means_fewer_experts(name, data, limit):
     assert counts[0] <= counts[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_the_batch_does_not_matter(name, data):
@@ -128,7 +129,7 @@ def test_the_batch_does_not_matter(name, data):
     assert recruiter(name, pool).recruit(items) == together
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_renaming_experts_changes_nothing(name, data):
@@ -159,7 +160,7 @@ def test_renaming_experts_changes_nothing(name, data):
     assert after.scores == {renamed(i): score for i, score in before.scores.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not has(name, "scores_jointly")])
+@pytest.mark.parametrize("name", each([name for name in NAMES if not has(name, "scores_jointly")]))
 @law
 @given(st.data())
 def test_removing_an_expert_changes_no_other_score(name, data):
@@ -177,7 +178,7 @@ def test_removing_an_expert_changes_no_other_score(name, data):
     assert all(p_before.get(r.expert_id, r.p_correct) == r.p_correct for r in after.recruits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_p_correct_is_a_probability_where_there_is_a_profile(name, data):
@@ -189,7 +190,7 @@ def test_p_correct_is_a_probability_where_there_is_a_profile(name, data):
             assert recruit.p_correct is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 def test_k_is_honoured(name, k):
     """The defect of the released annotator, whose `k` is never passed on, must not come back in any recruiter."""
@@ -204,7 +205,7 @@ def test_k_is_honoured(name, k):
         assert completions(decision) == k or (has(name, "sizes_panel") and 1 <= completions(decision) <= k)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(data=st.data())
 def test_what_is_saved_decides_alike(name, data, tmp_path_factory):
@@ -225,14 +226,14 @@ def test_what_is_saved_decides_alike(name, data, tmp_path_factory):
             RECRUITERS.create(name).load(bad, experts=pool.experts)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_nothing_is_saved_before_it_is_fitted(name, tmp_path):
     with pytest.raises(NotFittedError, match=name):
         RECRUITERS.create(name).save(tmp_path / "fitted.npz")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_it_keeps_the_protocol(name):
     made = RECRUITERS.create(name)
     assert isinstance(made, SavableRecruiter) and isinstance(made.needs_annotation, bool)
@@ -243,7 +244,7 @@ def test_it_keeps_the_protocol(name):
     assert made.recruit([]) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_without_profiles_it_works_or_says_what_is_missing(name):
     pool = fit_data([expert("a"), expert("b")], {})
     try:
@@ -254,7 +255,7 @@ def test_without_profiles_it_works_or_says_what_is_missing(name):
         assert fitted.recruit([request(expert="a")])[0].recruits
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_wrong_options_are_refused(name):
     with pytest.raises(ConfigError, match="no option 'kk'"):
         RECRUITERS.create(name, {"kk": 3})

@@ -12,7 +12,7 @@ from experts_registry.estimate import estimate_usage
 from router_service.errors import NotFittedError
 from router_service.recruit.base import RECRUITERS, SequentialRecruiter
 from router_service.recruit.eligibility import eligible
-from tests.router_service.recruit.pools import pools, recruiter, request, requests
+from tests.router_service.recruit.pools import each, pools, recruiter, request, requests
 from tests.router_service.recruit.waves import FAILS, after, play
 
 NAMES = [name for name in RECRUITERS.names() if hasattr(RECRUITERS.factory(name), "extend")]
@@ -29,7 +29,7 @@ def test_there_are_some():
     assert NAMES and all(isinstance(RECRUITERS.create(name), SequentialRecruiter) for name in NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_each_wave_asks_new_experts_that_may_be_asked_and_paid(name, data):
@@ -57,7 +57,7 @@ def test_each_wave_asks_new_experts_that_may_be_asked_and_paid(name, data):
     assert len(asked) <= (item.query.controls.k or recruiter(name, pool).k or len(pool.experts))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_what_was_not_said_decides_nothing(name, data):
@@ -72,7 +72,7 @@ def test_what_was_not_said_decides_nothing(name, data):
     assert play(fitted, item, other, pool.experts) == waves
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @law
 @given(st.data())
 def test_extending_does_not_depend_on_the_batch(name, data):
@@ -88,7 +88,7 @@ def test_extending_does_not_depend_on_the_batch(name, data):
     assert fitted.extend(items[::-1]) == together[::-1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_extending_needs_a_fit(name):
     with pytest.raises(NotFittedError, match=name):
         RECRUITERS.create(name).extend([request()])
