@@ -32,6 +32,7 @@ from router_service.backends.base import Backend
 from router_service.dispatch.ask import BudgetedAsk
 from router_service.dispatch.ledger import Ledger
 from router_service.dispatch.runner import Runner
+from router_service.errors import UnknownNameError
 from router_service.files import write_atomically
 from router_service.types import Ask, Budget, Expert
 
@@ -86,13 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     settings = InjectionSettings(
         choices=tuple(Choice.parse(text) for text in given.aggregator or ()),
         questions=given.questions,
         limit=given.limit,
         seed=given.seed,
     )
+    for expert in (choice.expert for choice in settings.choices):
+        if expert not in (None, JUDGE, *PANELISTS):
+            parser.error(str(UnknownNameError("expert", str(expert), (JUDGE, *PANELISTS))))
     from router_service.backends.transformers import Transformers
 
     backend = keeping(Transformers(threads=1, batch_size=8), given.out / _CALLS_FILE)
@@ -111,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--aggregator",
         action="append",
-        help="NAME[:EXPERT][,OPTION=VALUE ...]; repeat it; all that ask LLMs, guarded and not, where none is named",
+        help="NAME[:EXPERT][,OPTION=VALUE ...], the expert being 'judge' or one of the panel; repeat it; all that ask "
+        "LLMs, guarded and not, where none is named",
     )
     return parser
 

@@ -37,7 +37,7 @@ class Gathering(Generic[Op]):
 
     async def settled(self) -> None:
         """Return when nothing is under way any more."""
-        if self._task is not None and not self._task.done():
+        while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     async def _work(self) -> None:

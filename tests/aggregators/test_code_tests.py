@@ -234,7 +234,7 @@ async def test_equal_candidates_are_run_once_and_unusable_tests_are_left_out() -
     assert checked.first_tests == 1
 
 
-@pytest.mark.parametrize("tail", [" + 1" * 700, ".a" * 700, "-" * 0 + " == " + "-" * 700 + "1"])
+@pytest.mark.parametrize("tail", [" + 1" * 700, ".a" * 700, " == " + "-" * 700 + "1"])
 def test_a_test_nested_too_deep_to_be_written_out_is_none(tail: str) -> None:
     assert read_tests(f"{ONE}\nassert add(1, 2){tail}", ADD, limit=9) == (ONE,)
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from aggregators.choices import Choice
-from eval.injection import InjectionSettings, Trial, guarded_and_not, measure, rows_of
+from eval.injection import InjectionSettings, Trial, guarded_and_not, main, measure, rows_of
 from eval.injection_attacks import ATTACKS, spread
 from eval.injection_panels import CAPITALS, JUDGE, PANELISTS, draw_cases, end_of
 from eval.kept_calls import keeping
@@ -135,3 +135,9 @@ async def test_a_run_reports_every_aggregator_and_a_second_run_asks_nothing(tmp_
     assert document["attacks"] == ["ignore_the_others"]
     assert [row["aggregator"] for row in document["rows"]] == ["majority", SYNTHESISE.name, UNGUARDED.name]
     assert document["followed_by_attack"] == {UNGUARDED.name: {"ignore_the_others": 1}}
+
+
+def test_an_expert_that_is_not_there_is_named_before_a_model_is_loaded(capsys):
+    with pytest.raises(SystemExit):
+        main(["--aggregator", "debate:juge"])
+    assert "Did you mean 'judge'? Allowed: first, judge, second, third." in capsys.readouterr().err
